@@ -1,0 +1,103 @@
+"""Causal attention inside documents: one function, one reference, faster implementations behind the same door.
+
+Every implementation takes q [batch, seq, heads, head_dim], k and v [batch, seq, kv_heads, head_dim] and
+segment_ids [batch, seq] (int32, one number per packed document), and returns [batch, seq, heads, head_dim].
+A token sees itself and the earlier tokens of its own document. `reference` takes any mask and also serves
+decoding with a key-value cache.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from openko.errors import InputError
+
+BLOCK = 128  # query rows per block on CPU: fits the cache, and half of the masked keys are never multiplied
+
+
+def reference(q, k, v, mask):
+    """Grouped-query attention with an explicit mask.
+
+    q [batch, seq, heads, head_dim]; k, v [batch, keys, kv_heads, head_dim]; mask bool, broadcast to
+    [batch, seq, keys], True where a query may look. Scores and softmax in fp32, for a bf16 softmax over
+    thousands of keys loses the small ones. Returns [batch, seq, heads, head_dim] in q's dtype.
+    """
+    batch, seq, heads, head_dim = q.shape
+    kv_heads = k.shape[2]
+    grouped = q.reshape(batch, seq, kv_heads, heads // kv_heads, head_dim)
+    scores = jnp.einsum("bskgh,btkh->bkgst", grouped, k, preferred_element_type=jnp.float32)
+    scores = scores * (head_dim**-0.5)
+    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    out = jnp.einsum("bkgst,btkh->bskgh", weights, v)
+    return out.reshape(batch, seq, heads, head_dim)
+
+
+def document_mask(segment_ids, rows=slice(None), columns=slice(None)):
+    """Bool [batch, rows, columns]: causal, and inside one document."""
+    position = jnp.arange(segment_ids.shape[1])
+    causal = position[rows, None] >= position[None, columns]
+    return causal & (segment_ids[:, rows, None] == segment_ids[:, None, columns])
+
+
+def whole(q, k, v, segment_ids):
+    """The reference over a whole sequence: every score exists at once."""
+    return reference(q, k, v, document_mask(segment_ids))
+
+
+def blocked(q, k, v, segment_ids):
+    """CPU: blocks of query rows against the keys up to them, so that the upper triangle is never computed."""
+    out = []
+    for start in range(0, q.shape[1], BLOCK):
+        stop = min(start + BLOCK, q.shape[1])
+        mask = document_mask(segment_ids, slice(start, stop), slice(0, stop))
+        out.append(reference(q[:, start:stop], k[:, :stop], v[:, :stop], mask))
+    return jnp.concatenate(out, axis=1)
+
+
+def splash(q, k, v, segment_ids, *, mesh: Mesh, batch_axes, head_axis, interpret: bool = False):
+    """TPU: jax's splash kernel, one call per chip on its own batch rows and heads (through shard_map)."""
+    from jax.experimental.pallas.ops.tpu import splash_attention as kernels
+
+    seq, heads, head_dim = q.shape[1:]
+    block = min(512, seq)
+    if seq % 128 or seq % block:
+        raise InputError(f"splash attention needs a sequence length that is a multiple of {block}, found {seq}")
+    head_shards = 1 if head_axis is None else mesh.shape[head_axis]
+    sizes = kernels.BlockSizes(**{
+        name: block
+        for name in (
+            "block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv",
+            "block_kv_dkv_compute", "block_q_dq", "block_kv_dq",
+        )
+    })  # fmt: skip
+    kernel = kernels.make_splash_mha(
+        kernels.MultiHeadMask([kernels.CausalMask((seq, seq))] * (heads // head_shards)),
+        head_shards=1, q_seq_shards=1, block_sizes=sizes, interpret=interpret,
+    )  # fmt: skip
+    tokens = PartitionSpec(batch_axes, None)
+    by_head = PartitionSpec(batch_axes, None, head_axis, None)
+
+    @functools.partial(
+        jax.shard_map, mesh=mesh, in_specs=(by_head, by_head, by_head, tokens), out_specs=by_head, check_vma=False
+    )
+    def on_chip(q, k, v, segments):
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # the kernel wants [heads, seq, head_dim]
+        run = jax.vmap(lambda q, k, v, s: kernel(q, k, v, segment_ids=kernels.SegmentIds(s, s)))
+        return run(q * np.float32(head_dim**-0.5).astype(q.dtype), k, v, segments).swapaxes(1, 2)
+
+    return on_chip(q, k, v, segment_ids)
+
+
+IMPLEMENTATIONS: dict[str, Callable] = {"reference": whole, "blocked": blocked, "splash": splash}
+
+
+def implementation(name: str, **placement) -> Callable:
+    """The attention function called `name`; `placement` (mesh, batch_axes, head_axis) is for splash alone."""
+    if name not in IMPLEMENTATIONS:
+        raise InputError(f"attention must be one of {', '.join(IMPLEMENTATIONS)}, found {name!r}")
+    return functools.partial(IMPLEMENTATIONS[name], **placement) if placement else IMPLEMENTATIONS[name]

@@ -1,0 +1,278 @@
+"""The whole of Llama-3 in one file: grouped-query attention, SwiGLU, RMSNorm, rotary positions.
+
+Weights carry Hugging Face's names, and matrices are [out, in] as they lie in the safetensors files, so loading
+is a copy. The layers are stacked: each weight of a layer has a leading axis of num_hidden_layers, and one
+`lax.scan` runs them, so that 32 layers compile as fast as one.
+
+    parameters = init(config, jax.random.key(0))            # nested dict of arrays
+    model = build(config, parameters)                       # nnx.Module over the same arrays
+    hidden = model(tokens, segment_ids=..., positions=...)  # [batch, seq, hidden_size]
+    logits = model.logits(hidden)                           # [batch, seq, vocab_size], fp32
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from openko import attention
+from openko.errors import InputError
+from openko.profiles import LlamaConfig
+from openko.rope import Rope
+
+REMAT_POLICIES = {
+    "none": None,  # keep every activation
+    "full": jax.checkpoint_policies.nothing_saveable,  # keep each layer's input, compute the rest again
+}
+
+# One name per axis of each weight; openko.training.sharding maps the names to mesh axes.
+LOGICAL_AXES = {
+    "embed_tokens": ("vocab", "embed"),
+    "layers": {
+        "input_layernorm": ("layers", "embed_replicated"),
+        "self_attn": {
+            "q_proj": ("layers", "heads", "embed"),
+            "k_proj": ("layers", "kv_heads", "embed"),
+            "v_proj": ("layers", "kv_heads", "embed"),
+            "o_proj": ("layers", "embed", "heads"),
+        },
+        "post_attention_layernorm": ("layers", "embed_replicated"),
+        "mlp": {
+            "gate_proj": ("layers", "mlp", "embed"),
+            "up_proj": ("layers", "mlp", "embed"),
+            "down_proj": ("layers", "embed", "mlp"),
+        },
+    },
+    "norm": ("embed_replicated",),
+    "lm_head": ("vocab", "embed"),
+}
+
+
+class KVCache(NamedTuple):
+    """Keys and values of the tokens so far, of static shape, filled from the left.
+
+    Rows of unequal length are padded on the left: row b's text begins at slot start[b].
+    """
+
+    keys: Float[Array, "layers batch slots kv_heads head_dim"]
+    values: Float[Array, "layers batch slots kv_heads head_dim"]
+    start: Int[Array, " batch"]
+    length: Int[Array, ""]
+
+    @classmethod
+    def empty(cls, config: LlamaConfig, start: Int[Array, " batch"], slots: int, dtype) -> "KVCache":
+        shape = (config.num_hidden_layers, len(start), slots, config.num_key_value_heads, config.head_dim)
+        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), start, jnp.zeros((), jnp.int32))
+
+
+def rms_norm(x: Float[Array, "... hidden"], weight: Float[Array, " hidden"], eps: float):
+    """Root-mean-square norm; the mean of squares in fp32, where bf16 keeps only 8 bits of it."""
+    wide = x.astype(jnp.float32)
+    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + eps)
+    return weight.astype(x.dtype) * wide.astype(x.dtype)
+
+
+def rotate(x: Float[Array, "batch seq heads head_dim"], angles: Float[Array, "batch seq half"], rope: Rope):
+    """Turn each pair of elements of every head by its angle; in fp32, returned in x's dtype."""
+    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+    wide = x.astype(jnp.float32)
+    if rope.layout == "half-split":
+        first, second = jnp.split(wide, 2, axis=-1)
+        turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    else:
+        first, second = wide[..., 0::2], wide[..., 1::2]
+        turned = jnp.stack([first * cos - second * sin, second * cos + first * sin], axis=-1).reshape(x.shape)
+    return turned.astype(x.dtype)
+
+
+def linear(x: Float[Array, "... in"], weight: Float[Array, "out in"]) -> Float[Array, "... out"]:
+    return jnp.einsum("...i,oi->...o", x, weight.astype(x.dtype))
+
+
+class Attention(nnx.Module):
+    """Causal grouped-query attention with rotary positions. Weights carry a leading layer axis until scanned."""
+
+    def __init__(self, config: LlamaConfig, weight: Callable):
+        c = config
+        self.config = config
+        self.q_proj = weight(c.num_attention_heads * c.head_dim, c.hidden_size)
+        self.k_proj = weight(c.num_key_value_heads * c.head_dim, c.hidden_size)
+        self.v_proj = weight(c.num_key_value_heads * c.head_dim, c.hidden_size)
+        self.o_proj = weight(c.hidden_size, c.num_attention_heads * c.head_dim)
+
+    def __call__(self, x, angles, attend):
+        """x [batch, seq, hidden], angles fp32 [batch, seq, head_dim / 2]; `attend(q, k, v)` sees the heads."""
+        batch, seq, _ = x.shape
+        q, k, v = (
+            linear(x, w[...]).reshape(batch, seq, -1, self.config.head_dim)
+            for w in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        rope = self.config.rope
+        out, cache = attend(rotate(q, angles, rope), rotate(k, angles, rope), v)
+        return linear(out.reshape(batch, seq, -1), self.o_proj[...]), cache
+
+
+class MLP(nnx.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: LlamaConfig, weight: Callable):
+        self.gate_proj = weight(config.intermediate_size, config.hidden_size)
+        self.up_proj = weight(config.intermediate_size, config.hidden_size)
+        self.down_proj = weight(config.hidden_size, config.intermediate_size)
+
+    def __call__(self, x):
+        gate = jax.nn.silu(linear(x, self.gate_proj[...]))
+        return linear(gate * linear(x, self.up_proj[...]), self.down_proj[...])
+
+
+class Layer(nnx.Module):
+    def __init__(self, config: LlamaConfig, weight: Callable, ones: Callable):
+        self.eps = config.rms_norm_eps
+        self.input_layernorm = ones(config.hidden_size)
+        self.self_attn = Attention(config, weight)
+        self.post_attention_layernorm = ones(config.hidden_size)
+        self.mlp = MLP(config, weight)
+
+    def __call__(self, x, angles, attend):
+        attended, cache = self.self_attn(rms_norm(x, self.input_layernorm[...], self.eps), angles, attend)
+        x = x + attended
+        return x + self.mlp(rms_norm(x, self.post_attention_layernorm[...], self.eps)), cache
+
+
+class Llama(nnx.Module):
+    """Llama-3 with stacked layers.
+
+    dtype: of activations and of the weights as they are used (the stored ones keep theirs).
+    attend: one of openko.attention's implementations.
+    remat: a key of REMAT_POLICIES. unroll: layers per step of the scan (all of them is fastest on CPU).
+    constrain: pins an activation's sharding; (array, logical axes) -> array.
+    """
+
+    def __init__(
+        self, config: LlamaConfig, *, rngs: nnx.Rngs, param_dtype=jnp.float32, dtype=jnp.float32,
+        attend: Callable = attention.blocked, remat: str = "none", unroll: int = 1,
+        constrain: Callable = lambda x, axes: x,
+    ):  # fmt: skip
+        if remat not in REMAT_POLICIES:
+            raise InputError(f"remat must be one of {', '.join(REMAT_POLICIES)}, found {remat!r}")
+        c = config
+        self.config, self.dtype, self.attend, self.remat = config, dtype, attend, remat
+        self.unroll, self.constrain = unroll, constrain
+
+        def normal(*shape):
+            return nnx.Param(c.initializer_range * jax.random.normal(rngs.params(), shape, param_dtype))
+
+        stacked = c.num_hidden_layers
+        self.embed_tokens = normal(c.vocab_size, c.hidden_size)
+        self.layers = Layer(
+            c, lambda *shape: normal(stacked, *shape), lambda *shape: nnx.Param(jnp.ones((stacked, *shape), param_dtype))
+        )
+        self.norm = nnx.Param(jnp.ones((c.hidden_size,), param_dtype))
+        if not c.tie_word_embeddings:
+            self.lm_head = normal(c.vocab_size, c.hidden_size)
+
+    def __call__(
+        self, tokens: Int[Array, "batch seq"], *, positions: Int[Array, "batch seq"] | None = None,
+        segment_ids: Int[Array, "batch seq"] | None = None,
+    ) -> Float[Array, "batch seq hidden"]:  # fmt: skip
+        """The normed last hidden states. Documents packed into a row are kept apart by segment_ids, and each
+        counts its own positions; without them a row is one document from position 0."""
+        if segment_ids is None:
+            segment_ids = jnp.zeros(tokens.shape, jnp.int32)
+        if positions is None:
+            positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        angles = self._angles(positions, tokens.shape[1])
+        graph, stacked = nnx.split(self.layers)
+
+        def run_layer(x, weights):
+            layer = nnx.merge(graph, weights)
+            x, _ = layer(x, angles, lambda q, k, v: (self.attend(q, k, v, segment_ids), None))
+            return self.constrain(x, ("batch", "seq", "embed_replicated")), None
+
+        if self.remat != "none":
+            run_layer = jax.checkpoint(run_layer, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+        x = self.constrain(self._embed(tokens), ("batch", "seq", "embed_replicated"))
+        x, _ = jax.lax.scan(run_layer, x, stacked, unroll=min(self.unroll, self.config.num_hidden_layers))
+        return rms_norm(x, self.norm[...], self.config.rms_norm_eps)
+
+    def decode(self, tokens: Int[Array, "batch seq"], cache: KVCache) -> tuple[Float[Array, "batch seq hidden"], KVCache]:
+        """Append tokens to the cache (the prompt at first, then one by one) and return their hidden states.
+
+        Slots before a row's start are padding: seen by nobody, and what comes out for them means nothing.
+        """
+        slots = cache.keys.shape[2]
+        slot = cache.length + jnp.arange(tokens.shape[1])
+        angles = self._angles(jnp.maximum(slot[None] - cache.start[:, None], 0), slots)
+        seen = jnp.arange(slots)[None, None] <= slot[None, :, None]
+        mask = seen & (jnp.arange(slots)[None, None] >= cache.start[:, None, None])
+        graph, stacked = nnx.split(self.layers)
+
+        def run_layer(carry, xs):
+            x, keys, values = carry
+            index, weights = xs
+
+            def attend(q, k, v):
+                # The cache travels in the carry, so that XLA updates it in place.
+                put = functools.partial(jax.lax.dynamic_update_slice, start_indices=(index, 0, cache.length, 0, 0))
+                new_keys, new_values = put(keys, k[None].astype(keys.dtype)), put(values, v[None].astype(values.dtype))
+                out = attention.reference(q, new_keys[index].astype(q.dtype), new_values[index].astype(q.dtype), mask)
+                return out, (new_keys, new_values)
+
+            x, (keys, values) = nnx.merge(graph, weights)(x, angles, attend)
+            return (x, keys, values), None
+
+        layer_numbers = jnp.arange(self.config.num_hidden_layers)
+        start = (self._embed(tokens), cache.keys, cache.values)
+        (x, keys, values), _ = jax.lax.scan(run_layer, start, (layer_numbers, stacked))
+        hidden = rms_norm(x, self.norm[...], self.config.rms_norm_eps)
+        return hidden, cache._replace(keys=keys, values=values, length=cache.length + tokens.shape[1])
+
+    def logits(self, hidden: Float[Array, "... hidden"]) -> Float[Array, "... vocab"]:
+        """Scores over the vocabulary, fp32. Training never calls this on a whole batch (openko.training.loss)."""
+        return jnp.einsum("...d,vd->...v", hidden, self.head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+
+    @property
+    def head(self) -> Float[Array, "vocab hidden"]:
+        """The output matrix: lm_head, or the embedding where they are tied."""
+        return (self.embed_tokens if self.config.tie_word_embeddings else self.lm_head)[...]
+
+    def _embed(self, tokens):
+        return self.embed_tokens[...].astype(self.dtype)[tokens]
+
+    def _angles(self, positions, longest: int):
+        if longest > self.config.max_position_embeddings:
+            raise InputError(
+                f"{longest} positions asked of a model whose max_position_embeddings is "
+                f"{self.config.max_position_embeddings}: shorten the text or raise the field, knowing it was not trained there"
+            )
+        return self.config.rope.angles(positions, self.config.head_dim)
+
+
+def init(config: LlamaConfig, key: Array, param_dtype=jnp.float32) -> dict:
+    """Fresh parameters as a nested dict: normal(0, initializer_range), norms at one."""
+    return nnx.to_pure_dict(nnx.state(Llama(config, rngs=nnx.Rngs(params=key), param_dtype=param_dtype), nnx.Param))
+
+
+def abstract(config: LlamaConfig, param_dtype=jnp.float32) -> dict:
+    """Shapes and dtypes of the parameters, without memory: the same nested dict of jax.ShapeDtypeStruct."""
+    return jax.eval_shape(lambda: init(config, jax.random.key(0), param_dtype))
+
+
+def build(config: LlamaConfig, parameters: dict, **options) -> Llama:
+    """The module over given parameters; cheap, and to be called inside jit. `options` as in `Llama`."""
+    graph, empty = nnx.split(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0), **options)))
+    nnx.replace_by_pure_dict(empty, parameters)
+    return nnx.merge(graph, empty)
+
+
+def logical_axes(config: LlamaConfig) -> dict:
+    """The tree of parameters with a tuple of axis names in place of each array."""
+    return {k: v for k, v in LOGICAL_AXES.items() if k != "lm_head" or not config.tie_word_embeddings}
+
+
+def parameter_count(config: LlamaConfig) -> int:
+    return sum(x.size for x in jax.tree.leaves(abstract(config)))

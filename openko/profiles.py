@@ -1,0 +1,220 @@
+"""The one dial: a profile is a frozen dataclass that says what to train, on which mesh, with which budget.
+
+Nothing else in openko asks "where am I?". Sizes, schedules and kernels differ between a laptop and a v5e-256
+only through the values below.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+
+from openko.errors import InputError
+from openko.rope import Llama3Scaling, Rope
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaConfig:
+    """Shape and numbers of a Llama, in Hugging Face's names. Nothing has a silent default where models differ."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rope: Rope
+    max_position_embeddings: int
+    tie_word_embeddings: bool
+    rms_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+
+    def __post_init__(self):
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise InputError(
+                f"num_attention_heads ({self.num_attention_heads}) must be a multiple of "
+                f"num_key_value_heads ({self.num_key_value_heads})"
+            )
+        if self.head_dim % 2:
+            raise InputError(f"head_dim must be even to be rotated in pairs, found {self.head_dim}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshShape:
+    """Devices along each axis: data (copies), fsdp (weights cut up, gathered when used), tensor (heads, mlp)."""
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+    @property
+    def devices(self) -> int:
+        return self.data * self.fsdp * self.tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepConfig:
+    """How the training step is computed; none of it changes what is learned, up to rounding.
+
+    loss_chunk: positions of the sequence whose logits exist at once. bf16 parameters are rounded stochastically after each
+    update, for an update of 1e-5 on a weight near 0.02 is below half a bf16 step and would always be lost.
+    """
+
+    attention: str
+    remat: str
+    unroll: int
+    loss_chunk: int
+    param_dtype: str
+    compute_dtype: str
+    moment_dtype: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One training run: AdamW with linear warm-up and cosine decay, counted in optimizer steps."""
+
+    steps: int
+    batch_size: int  # sequences per optimizer step, over all devices
+    sequence_length: int
+    peak_learning_rate: float
+    final_learning_rate: float
+    warmup_steps: int
+    weight_decay: float = 0.1
+    adam_b1: float = 0.9
+    adam_b2: float = 0.95
+    adam_eps: float = 1e-8
+    clip_norm: float = 1.0
+    seed: int = 0
+    checkpoint_every: int = 100  # optimizer steps
+
+    @property
+    def tokens(self) -> int:
+        return self.steps * self.batch_size * self.sequence_length
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """One size of the whole road.
+
+    tokenizer: "llama-3" or "tiny" (own BPE with Llama-3's pre-tokenizer, trained in the run).
+    pretraining, chat_tuning: Meta's part of the road, rehearsed at small size; None where released weights are used.
+    continued: the continued pretraining on Korean that makes Open-Ko.
+    korean_in_base: the share of Korean tokens in pretraining (Llama-3: about 5% is not English, Meta's blog).
+    """
+
+    name: str
+    hardware: str
+    platform: str  # "cpu" or "tpu": which of jax's backends it is meant for
+    model: LlamaConfig
+    tokenizer: str
+    mesh: MeshShape
+    step: StepConfig
+    pretraining: Training | None
+    chat_tuning: Training | None
+    continued: Training
+    korean_in_base: float
+    chat_vector_scale: float
+    corpus_bytes: int  # of each language, at most
+
+
+def fingerprint(value) -> str:
+    """Sixteen hex digits that change when any field of a dataclass (or plain JSON value) does."""
+    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def plain(value):
+    """A dataclass as nested dicts, anything else as it is."""
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+
+
+LLAMA_3_ROPE = Rope(theta=500_000.0)
+
+# Sources: the config.json files that Meta published, as listed in their model cards.
+MODELS = {
+    "llama-3-8b": LlamaConfig(
+        vocab_size=128_256, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8, head_dim=128, rope=LLAMA_3_ROPE, max_position_embeddings=8192, tie_word_embeddings=False,
+    ),
+    "llama-3.2-1b": LlamaConfig(
+        vocab_size=128_256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
+        num_key_value_heads=8, head_dim=64, max_position_embeddings=131_072, tie_word_embeddings=True,
+        rope=Rope(theta=500_000.0, scaling=Llama3Scaling(
+            factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192)),
+    ),
+    "tiny-llama3": LlamaConfig(
+        vocab_size=8192, hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=8,
+        num_key_value_heads=2, head_dim=32, rope=LLAMA_3_ROPE, max_position_embeddings=4096, tie_word_embeddings=True,
+    ),
+    "smoke-llama3": LlamaConfig(
+        vocab_size=2048, hidden_size=64, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, rope=LLAMA_3_ROPE, max_position_embeddings=4096, tie_word_embeddings=True,
+    ),
+}  # fmt: skip
+
+CPU_STEP = StepConfig(
+    attention="blocked", remat="none", unroll=64, loss_chunk=128,
+    param_dtype="float32", compute_dtype="float32", moment_dtype="float32",
+)  # fmt: skip
+SMALL_TPU_STEP = StepConfig(
+    attention="splash", remat="full", unroll=1, loss_chunk=512,
+    param_dtype="bfloat16", compute_dtype="bfloat16", moment_dtype="bfloat16",
+)  # fmt: skip
+POD_STEP = dataclasses.replace(SMALL_TPU_STEP, param_dtype="float32", moment_dtype="float32")
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            name="smoke", hardware="2 CPU cores, for tests", platform="cpu", model=MODELS["smoke-llama3"], tokenizer="tiny",
+            mesh=MeshShape(), step=CPU_STEP, korean_in_base=0.05, chat_vector_scale=1.0, corpus_bytes=300_000,
+            pretraining=Training(steps=12, batch_size=4, sequence_length=128, peak_learning_rate=3e-3,
+                                 final_learning_rate=3e-4, warmup_steps=4, checkpoint_every=8),
+            chat_tuning=Training(steps=8, batch_size=4, sequence_length=128, peak_learning_rate=1e-3,
+                                 final_learning_rate=1e-4, warmup_steps=2, seed=1),
+            continued=Training(steps=12, batch_size=4, sequence_length=128, peak_learning_rate=2e-3,
+                               final_learning_rate=2e-4, warmup_steps=4, seed=2),
+        ),
+        Profile(
+            name="laptop", hardware="2 CPU cores, 4 GB", platform="cpu", model=MODELS["tiny-llama3"], tokenizer="tiny",
+            mesh=MeshShape(), step=CPU_STEP, korean_in_base=0.05, chat_vector_scale=1.0, corpus_bytes=2_000_000,
+            pretraining=Training(steps=360, batch_size=8, sequence_length=256, peak_learning_rate=3e-3,
+                                 final_learning_rate=3e-4, warmup_steps=40),
+            chat_tuning=Training(steps=120, batch_size=8, sequence_length=256, peak_learning_rate=1e-3,
+                                 final_learning_rate=1e-4, warmup_steps=10, seed=1),
+            continued=Training(steps=280, batch_size=8, sequence_length=256, peak_learning_rate=2e-3,
+                               final_learning_rate=2e-4, warmup_steps=30, seed=2),
+        ),
+        Profile(
+            name="colab-v5e-1", hardware="TPU v5e-1 (Colab), 16 GB", platform="tpu", model=MODELS["llama-3.2-1b"],
+            tokenizer="llama-3", mesh=MeshShape(), step=SMALL_TPU_STEP, korean_in_base=0.0, chat_vector_scale=1.0,
+            corpus_bytes=2_000_000_000, pretraining=None, chat_tuning=None,
+            continued=Training(steps=4_000, batch_size=4, sequence_length=4096, peak_learning_rate=5e-5,
+                               final_learning_rate=1e-5, warmup_steps=200),
+        ),
+        Profile(
+            name="kaggle-v5e-8", hardware="TPU v5e-8 (Kaggle), 8 × 16 GB", platform="tpu", model=MODELS["llama-3-8b"],
+            tokenizer="llama-3", mesh=MeshShape(fsdp=8), step=SMALL_TPU_STEP, korean_in_base=0.0, chat_vector_scale=1.0,
+            corpus_bytes=2_000_000_000, pretraining=None, chat_tuning=None,
+            continued=Training(steps=4_000, batch_size=8, sequence_length=2048, peak_learning_rate=5e-5,
+                               final_learning_rate=1e-5, warmup_steps=200),
+        ),
+        # The card: v5e-256, context 8k, 17.7B tokens. 256 × 8192 tokens a step make 8,440 steps. The card gives no
+        # learning rate: AdamW, weight decay 0.1, cosine 5e-5 → 1e-5 and 1-2k steps of warm-up are the author's
+        # earlier recipe for Llama-2-Ko (its training configuration, EasyLM fork).
+        Profile(
+            name="v5e-256", hardware="TPU v5e-256, 256 × 16 GB", platform="tpu", model=MODELS["llama-3-8b"],
+            tokenizer="llama-3", mesh=MeshShape(fsdp=256), step=POD_STEP, korean_in_base=0.0, chat_vector_scale=1.0,
+            corpus_bytes=61_000_000_000, pretraining=None, chat_tuning=None,
+            continued=Training(steps=8_440, batch_size=256, sequence_length=8192, peak_learning_rate=5e-5,
+                               final_learning_rate=1e-5, warmup_steps=1_000, checkpoint_every=250),
+        ),
+    )
+}  # fmt: skip
+
+
+def get(name: str) -> Profile:
+    """The profile called `name`."""
+    if name not in PROFILES:
+        raise InputError(f"unknown profile {name!r}: choose one of {', '.join(PROFILES)}")
+    return PROFILES[name]

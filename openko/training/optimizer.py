@@ -1,0 +1,76 @@
+"""AdamW with linear warm-up and cosine decay, as optax has them, and rounding for weights kept in bf16."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from openko.profiles import Training
+
+
+def learning_rate(training: Training) -> optax.Schedule:
+    """Optimizer step -> learning rate."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0, peak_value=training.peak_learning_rate, end_value=training.final_learning_rate,
+        warmup_steps=training.warmup_steps, decay_steps=training.steps,
+    )  # fmt: skip
+
+
+def make_optimizer(training: Training, moment_dtype) -> optax.GradientTransformation:
+    """Clipping by global norm, then AdamW. Norm weights are not decayed: pulling a gain to 0 regularises nothing."""
+
+    def decayed(parameters):
+        return jax.tree_util.tree_map_with_path(lambda path, _: "norm" not in path[-1].key, parameters)
+
+    return optax.chain(
+        optax.clip_by_global_norm(training.clip_norm),
+        keep_dtype(
+            optax.scale_by_adam(b1=training.adam_b1, b2=training.adam_b2, eps=training.adam_eps), moment_dtype
+        ),
+        optax.add_decayed_weights(training.weight_decay, mask=decayed),
+        optax.scale_by_learning_rate(learning_rate(training)),
+    )
+
+
+def keep_dtype(transformation: optax.GradientTransformation, dtype) -> optax.GradientTransformation:
+    """Store both Adam moments in `dtype`, computing in fp32 (optax's mu_dtype covers the first moment only)."""
+
+    def cast(state, to):
+        return jax.tree.map(lambda x: x.astype(to) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
+
+    def init(parameters):
+        return cast(transformation.init(parameters), dtype)
+
+    def update(gradients, state, parameters=None):
+        updates, state = transformation.update(cast(gradients, jnp.float32), cast(state, jnp.float32), parameters)
+        return updates, cast(state, dtype)
+
+    return optax.GradientTransformation(init, update)
+
+
+def apply_updates(parameters, updates, key: Array):
+    """parameters + updates, added in fp32 and rounded once; stochastically where the weights are bf16.
+
+    A bf16 weight near 0.02 has steps of 6e-5 to 1.2e-4, so nearest rounding loses every update of 1e-5.
+    Rounding up with the probability of the remainder keeps the sum right on average.
+    """
+    leaves, tree = jax.tree.flatten(parameters)
+    changes = jax.tree.leaves(updates)
+    keys = jax.random.split(key, len(leaves))
+    new = []
+    for leaf, change, key in zip(leaves, changes, keys, strict=True):
+        exact = leaf.astype(jnp.float32) + change.astype(jnp.float32)
+        new.append(round_stochastically(exact, key) if leaf.dtype == jnp.bfloat16 else exact.astype(leaf.dtype))
+    return jax.tree.unflatten(tree, new)
+
+
+def round_stochastically(x, key: Array):
+    """fp32 → bf16, up or down with probability proportional to closeness.
+
+    bf16 is the upper half of fp32's bits: add 16 random bits below the cut, then cut.
+    """
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    noise = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
+    cut = (bits + noise) & jnp.uint32(0xFFFF0000)
+    rounded = jax.lax.bitcast_convert_type(cut, jnp.float32)
+    return jnp.where(jnp.isfinite(x), rounded, x).astype(jnp.bfloat16)
