@@ -1,0 +1,331 @@
+"""Hugging Face model directory ⇄ model parameters, tensor by tensor.
+
+The only public model format of openko. Import and export carry every field of config.json; a field that we do not
+know is refused, for a field that is silently dropped is how RoPE goes wrong. θ is written under both names:
+`rope_theta` (read by transformers 4) and `rope_parameters` (read by transformers 5).
+"""
+
+import json
+import math
+import re
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+import safetensors
+
+from openko import llama
+from openko.errors import InputError
+from openko.profiles import LlamaConfig
+from openko.rope import Llama3Scaling, Rope
+
+KIND = "hf-model"
+INDEX = "model.safetensors.index.json"
+DTYPES = {"F32": np.dtype("float32"), "F16": np.dtype("float16"), "BF16": np.dtype(ml_dtypes.bfloat16)}
+
+# Fields that must have this value: our Llama has no other.
+FIXED = {
+    "model_type": "llama", "hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0,
+    "pretraining_tp": 1,
+}  # fmt: skip
+# Fields that do not change the forward pass and are carried along as they are.
+CARRIED = {
+    "architectures", "bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "transformers_version", "dtype",
+    "torch_dtype", "_name_or_path",
+}  # fmt: skip
+OURS = {
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "max_position_embeddings", "tie_word_embeddings", "rms_norm_eps", "initializer_range",
+}  # fmt: skip
+ROPE = {"rope_theta", "rope_scaling", "rope_parameters"}
+SCALING_FIELDS = {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
+
+
+# ── config.json ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read_config(directory: Path, rope: Rope | None = None) -> tuple[LlamaConfig, dict]:
+    """The model's config and the fields that are only carried along.
+
+    rope: used in place of what config.json says, for a directory whose RoPE fields are known to be wrong.
+    """
+    path = Path(directory) / "config.json"
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: is {directory} a Hugging Face model directory?")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise InputError(f"{path} is not JSON: {problem}") from None
+    return config_from_hf(raw, where=str(path), rope=rope)
+
+
+def config_from_hf(raw: dict, *, where: str = "config.json", rope: Rope | None = None) -> tuple[LlamaConfig, dict]:
+    """A parsed config.json -> (LlamaConfig, carried fields). Absent fields get transformers' defaults, θ has none."""
+    unknown = set(raw) - OURS - ROPE - CARRIED - set(FIXED)
+    if unknown:
+        raise InputError(f"{where}: unknown field {', '.join(sorted(unknown))}: openko cannot promise the same model, and refuses")
+    for field, value in FIXED.items():
+        if raw.get(field, value) != value:
+            raise InputError(f"{where}: {field} is {raw[field]!r}, but openko's Llama has {value!r} alone")
+    if raw.get("model_type") is None:
+        raise InputError(f"{where}: model_type is missing; it should be 'llama'")
+    missing = {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"} - set(raw)
+    if missing:
+        raise InputError(f"{where}: field {', '.join(sorted(missing))} is missing")
+    heads = raw["num_attention_heads"]
+    config = LlamaConfig(
+        **{name: raw[name] for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")},
+        num_attention_heads=heads,
+        num_key_value_heads=raw.get("num_key_value_heads") or heads,
+        head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
+        max_position_embeddings=raw.get("max_position_embeddings", 2048),
+        tie_word_embeddings=raw.get("tie_word_embeddings", False),
+        rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
+        initializer_range=raw.get("initializer_range", 0.02),
+        rope=rope or rope_from_hf(raw, where),
+    )
+    return config, {name: raw[name] for name in raw if name in CARRIED}
+
+
+def rope_from_hf(raw: dict, where: str) -> Rope:
+    """RoPE from either key style, or from both where they agree."""
+    new = raw.get("rope_parameters") or {}
+    thetas = {value for value in (raw.get("rope_theta"), new.get("rope_theta")) if value is not None}
+    if not thetas:
+        raise InputError(
+            f"{where}: rope_theta is missing, also in rope_parameters; readers would silently take 10000. "
+            "Llama-3 was trained with 500000: put the right number there, or pass it (--theta)"
+        )
+    if len(thetas) > 1:
+        raise InputError(f"{where}: rope_theta is {raw['rope_theta']}, but rope_parameters says {new['rope_theta']}: one of them is wrong")
+    scalings = [_scaling_from_hf(block, where) for block in (raw.get("rope_scaling"), new or None) if block is not None]
+    if len(set(scalings)) > 1:
+        raise InputError(f"{where}: rope_scaling and rope_parameters describe different scalings")
+    return Rope(theta=float(thetas.pop()), scaling=scalings[0] if scalings else None)
+
+
+def _scaling_from_hf(block: dict, where: str) -> Llama3Scaling | None:
+    kind = block.get("rope_type", block.get("type", "default"))
+    fields = set(block) - {"rope_type", "type", "rope_theta"}
+    if kind == "default" and not fields:
+        return None
+    if kind == "llama3" and fields == SCALING_FIELDS:
+        return Llama3Scaling(**{name: block[name] for name in SCALING_FIELDS})
+    raise InputError(f"{where}: rope scaling of type {kind!r} with fields {sorted(fields)} is unknown; openko knows 'default' and 'llama3'")
+
+
+def config_to_hf(config: LlamaConfig, carried: dict | None = None) -> dict:
+    """The whole config.json, with θ under both key styles."""
+    if config.rope.layout != "half-split":
+        raise InputError("Hugging Face directories are half-split: permute q_proj and k_proj (openko.rope.split_rows) before export")
+    scaling = None if config.rope.scaling is None else {"rope_type": "llama3"} | asdict(config.rope.scaling)
+    return (
+        {"architectures": ["LlamaForCausalLM"]}
+        | FIXED
+        | {name: getattr(config, name) for name in sorted(OURS)}
+        | {
+            "rope_theta": config.rope.theta,
+            "rope_scaling": scaling,
+            "rope_parameters": {"rope_theta": config.rope.theta} | (scaling or {"rope_type": "default"}),
+        }
+        | (carried or {})
+    )
+
+
+# ── tensors ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies and what it is."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+class Tensors:
+    """The tensors of a directory: one model.safetensors or shards with an index. Nothing is read before asked."""
+
+    def __init__(self, directory: Path):
+        self.directory = Path(directory)
+        if not self.directory.is_dir():
+            raise InputError(f"model directory {directory} does not exist")
+        self.info: dict[str, TensorInfo] = {}
+        self._open = {}
+        for path in self._files():
+            try:
+                handle = safetensors.safe_open(path, "numpy")
+            except Exception as problem:  # SafetensorError, OSError: a cut or foreign file
+                raise InputError(f"{path} cannot be read as safetensors ({problem}): is the download complete?") from problem
+            self._open[path] = handle
+            for name in handle.keys():  # noqa: SIM118 (not a dict)
+                piece = handle.get_slice(name)
+                if piece.get_dtype() not in DTYPES:
+                    raise InputError(f"{path}: tensor {name} has dtype {piece.get_dtype()}; openko reads {', '.join(DTYPES)}")
+                self.info[name] = TensorInfo(path, tuple(piece.get_shape()), DTYPES[piece.get_dtype()])
+
+    def _files(self) -> list[Path]:
+        index, single = self.directory / INDEX, self.directory / "model.safetensors"
+        if index.is_file():
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            absent = [n for n in names if not (self.directory / n).is_file()]
+            if absent:
+                raise InputError(f"{self.directory}: shard {', '.join(absent)}, named in {INDEX}, is missing: download it again")
+            return [self.directory / n for n in names]
+        if single.is_file():
+            return [single]
+        raise InputError(f"{self.directory} has neither model.safetensors nor {INDEX}; other weight formats are not read")
+
+    def read(self, name: str, index=slice(None)) -> np.ndarray:
+        """A tensor or a part of it, in its own dtype; only that part is read from disk."""
+        return self._open[self.info[name].file].get_slice(name)[index]
+
+
+def tensor_names(config: LlamaConfig) -> dict[tuple[str, ...], str]:
+    """Path in our tree -> Hugging Face name; `{}` stands for the layer number of a stacked weight."""
+    names = {}
+    for path in jax.tree_util.tree_flatten_with_path(llama.abstract(config))[0]:
+        keys = tuple(k.key for k in path[0])
+        if keys[0] == "layers":
+            names[keys] = "model.layers.{}." + ".".join(keys[1:]) + ".weight"
+        else:
+            names[keys] = "lm_head.weight" if keys == ("lm_head",) else f"model.{keys[0]}.weight"
+    return names
+
+
+def load(directory: Path, *, shardings=None, rope: Rope | None = None) -> tuple[LlamaConfig, dict]:
+    """Config and parameters of a directory, in the dtype they are stored in.
+
+    shardings: a tree like the parameters; each process then reads only the slices of its own devices. Without it
+    the arrays lie on the default device.
+    """
+    config, _ = read_config(directory, rope)
+    tensors = Tensors(directory)
+    check_tensors(tensors, config)
+    names, wanted = tensor_names(config), llama.abstract(config)
+    if shardings is None:
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        shardings = jax.tree.map(lambda _: here, wanted)
+
+    def place(path, shape, sharding):
+        keys = tuple(k.key for k in path)
+        name = names[keys]
+
+        def read(index):
+            if keys[0] != "layers":
+                return tensors.read(name, index)
+            layers = range(config.num_hidden_layers)[index[0]]
+            return np.stack([tensors.read(name.format(layer), index[1:]) for layer in layers])
+
+        return jax.make_array_from_callback(shape.shape, sharding, read)
+
+    return config, jax.tree_util.tree_map_with_path(place, wanted, shardings)
+
+
+def check_tensors(tensors: Tensors, config: LlamaConfig) -> None:
+    """Every tensor there, none unknown, each of the shape that config.json implies."""
+    expected = {name: shape for _, name, shape in _each(config)}
+    for name, shape in expected.items():
+        if name not in tensors.info:
+            raise InputError(f"{tensors.directory}: tensor {name} is missing; config.json asks for {shape}")
+        found = tensors.info[name]
+        if found.shape != shape:
+            raise InputError(f"{found.file}: tensor {name} has shape {found.shape}, but config.json makes it {shape}")
+    # Old Llama exports carry the inverse frequencies, which readers compute from θ; tied ones may repeat the embedding.
+    extra = {n for n in tensors.info if n not in expected and not re.fullmatch(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", n)}
+    if extra == {"lm_head.weight"} and config.tie_word_embeddings:
+        if np.array_equal(tensors.read("lm_head.weight"), tensors.read("model.embed_tokens.weight")):
+            return
+        raise InputError(f"{tensors.directory}: lm_head.weight differs from the embedding, but tie_word_embeddings is true")
+    if extra:
+        raise InputError(f"{tensors.directory}: unknown tensor {', '.join(sorted(extra)[:5])}: this is not a plain Llama")
+
+
+def _each(config: LlamaConfig) -> Iterator[tuple[tuple, str, tuple[int, ...]]]:
+    """(path and layer, Hugging Face name, shape) of every tensor, in the order of the model."""
+    shapes = dict(jax.tree_util.tree_flatten_with_path(llama.abstract(config))[0])
+    shapes = {tuple(k.key for k in path): leaf.shape for path, leaf in shapes.items()}
+    names = tensor_names(config)
+    yield (("embed_tokens",), None), names[("embed_tokens",)], shapes[("embed_tokens",)]
+    for layer in range(config.num_hidden_layers):
+        for path, name in names.items():
+            if path[0] == "layers":
+                yield (path, layer), name.format(layer), shapes[path][1:]
+    for path in (("norm",), ("lm_head",)):
+        if path in names:
+            yield (path, None), names[path], shapes[path]
+
+
+def save(
+    directory: Path, config: LlamaConfig, parameters: dict, *, carried: dict | None = None, dtype: str | None = None,
+    shard_bytes: int = 5_000_000_000,
+) -> None:  # fmt: skip
+    """Write config.json, generation_config.json and the weights into `directory` (a temporary one: manifest.build).
+
+    dtype: "float32", "bfloat16" or "float16"; by default that of the parameters. One tensor at a time is on the host.
+    """
+    dtype = np.dtype(getattr(ml_dtypes, dtype, dtype) if dtype else parameters["embed_tokens"].dtype)
+
+    def tensor(path, layer):
+        leaf = parameters
+        for key in path:
+            leaf = leaf[key]
+        return np.asarray(leaf if layer is None else leaf[layer]).astype(dtype)
+
+    entries = ((name, dtype, shape, lambda p=path: [tensor(*p)]) for path, name, shape in _each(config))
+    write_tensors(directory, entries, shard_bytes=shard_bytes)
+    write_configs(directory, config, (carried or {}) | {"dtype": str(dtype), "torch_dtype": str(dtype)})
+
+
+def write_configs(directory: Path, config: LlamaConfig, carried: dict) -> None:
+    """config.json and generation_config.json (begin and end tokens, as `generate` reads them)."""
+    ids = {k: v for k, v in carried.items() if k in ("bos_token_id", "eos_token_id", "pad_token_id") and v is not None}
+    for name, content in (("config.json", config_to_hf(config, carried)), ("generation_config.json", ids)):
+        (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_tensors(directory: Path, tensors: Iterable, *, shard_bytes: int) -> None:
+    """safetensors files of at most `shard_bytes` (one tensor at least), with an index when there are several.
+
+    tensors: (name, dtype, shape, function that yields the content in consecutive pieces). Streaming: a shard's
+    header needs only names and shapes, so the content is asked for piece by piece.
+    """
+    shards, size = [[]], 0
+    for entry in tensors:
+        length = math.prod(entry[2]) * entry[1].itemsize
+        if shards[-1] and size + length > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append((*entry, length))
+        size += length
+    names = ["model.safetensors"] if len(shards) == 1 else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    for name, shard in zip(names, shards, strict=True):
+        _write_shard(directory / name, shard)
+    if len(shards) > 1:
+        weight_map = {entry[0]: name for name, shard in zip(names, shards, strict=True) for entry in shard}
+        total = sum(entry[-1] for shard in shards for entry in shard)
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_shard(path: Path, entries: list) -> None:
+    codes = {dtype: code for code, dtype in DTYPES.items()}
+    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    for name, dtype, shape, _, length in entries:
+        header[name] = {"dtype": codes[dtype], "shape": list(shape), "data_offsets": [offset, offset + length]}
+        offset += length
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name, dtype, _, content, length in entries:
+            written = 0
+            for piece in content():
+                written += file.write(np.ascontiguousarray(piece, dtype).view(np.uint8).reshape(-1).data)
+            if written != length:
+                raise ValueError(f"{name}: {written} bytes came for a tensor of {length}")

@@ -1,0 +1,213 @@
+"""What made this directory, from what, with which hashes; and the one way in which directories are made.
+
+Every step of the road writes one directory with a `manifest.json`. `build` makes it under a temporary name
+(NAME.partial), hashes it and renames it, so that a directory under its final name is whole. Asked again with the
+same recipe, inputs and code, it answers at once; a step that can resume finds its own half-done work in the
+temporary directory.
+"""
+
+import ast
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import filelock
+
+from openko.errors import InputError
+
+NAME = "manifest.json"
+PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """kind: "token-shards", "hf-model", …  recipe: every setting that shaped the content.
+    inputs: {name: {"path", "content"}}.  code: fingerprint of the openko modules that made it.
+    files: {relative path: {"bytes", "sha256"}}.  facts: what is worth knowing (counts, losses, sources)."""
+
+    kind: str
+    recipe: dict
+    inputs: dict
+    code: str
+    files: dict
+    facts: dict
+
+    @property
+    def content(self) -> str:
+        """Hash of the file hashes: equal when and only when all files are equal."""
+        return digest(self.files)
+
+    def is_made_by(self, kind: str, recipe: dict, inputs: dict, code: str) -> bool:
+        contents = {name: i["content"] for name, i in self.inputs.items()}
+        return (self.kind, self.recipe, contents, self.code) == (
+            kind, recipe, {name: i["content"] for name, i in inputs.items()}, code,
+        )  # fmt: skip
+
+
+def digest(value) -> str:
+    """SHA-256 of plain JSON data, the same whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value) -> None:
+    """Through a temporary name, so that a reader never meets half a file."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read(directory: Path, *kinds: str, made_by: str = "") -> Manifest:
+    """The manifest of a directory of one of `kinds`, each file there with its right size.
+
+    made_by: what the person should run when the directory is missing ("notebook 02_corpus").
+    """
+    directory = Path(directory)
+    if not (directory / NAME).is_file():
+        partial = directory.with_name(directory.name + ".partial")
+        unfinished = f" (unfinished work lies in {partial})" if partial.exists() else ""
+        hint = f": {made_by} makes it" if made_by else ""
+        raise InputError(f"{directory} is missing or has no {NAME}{unfinished}{hint}")
+    try:
+        manifest = Manifest(**json.loads((directory / NAME).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as problem:
+        raise InputError(f"{directory / NAME} cannot be read ({problem}): delete the directory and make it again") from None
+    if kinds and manifest.kind not in kinds:
+        raise InputError(f"{directory} holds {manifest.kind!r}, but {' or '.join(kinds)} is needed here")
+    for name, entry in manifest.files.items():
+        path = directory / name
+        found = path.stat().st_size if path.is_file() else None
+        if found != entry["bytes"]:
+            state = "is missing" if found is None else f"has {found} bytes in place of {entry['bytes']}"
+            raise InputError(f"{path} {state}: delete {directory} and make it again" + (f" ({made_by})" if made_by else ""))
+    return manifest
+
+
+def verify(directory: Path) -> Manifest:
+    """Read every byte and compare it with the manifest's hashes."""
+    manifest = read(directory)
+    for name, entry in manifest.files.items():
+        if file_hash(Path(directory) / name) != entry["sha256"]:
+            raise InputError(f"{Path(directory) / name} has changed since it was written: delete {directory} and make it again")
+    return manifest
+
+
+def describe_inputs(inputs: dict[str, Path]) -> dict:
+    """{name: directory} -> {name: {"path", "content"}}; a foreign directory without manifest is hashed."""
+    described = {}
+    for name, path in inputs.items():
+        path = Path(path)
+        if (path / NAME).is_file():
+            content = read(path).content
+        elif path.is_dir():
+            content = digest(hash_files(path))
+        else:
+            raise InputError(f"input {name!r}: {path} does not exist")
+        described[name] = {"path": path.as_posix(), "content": content}
+    return described
+
+
+def hash_files(directory: Path) -> dict:
+    """{relative path: {"bytes", "sha256"}} of every file below a directory, its manifest apart."""
+    paths = sorted(p for p in directory.rglob("*") if p.is_file() and p != directory / NAME)
+    return {p.relative_to(directory).as_posix(): {"bytes": p.stat().st_size, "sha256": file_hash(p)} for p in paths}
+
+
+def build(
+    directory: Path, *, kind: str, recipe: dict, inputs: dict[str, Path], module: str, make: Callable[[Path], dict | None],
+    say: Callable[[str], None] = print,
+) -> Manifest:  # fmt: skip
+    """Make `directory` by `make(temporary directory) -> facts`, unless it is there and up to date.
+
+    module: the openko module whose code (and all it imports) decides the content. A directory made by another
+    recipe, from other inputs or by other code is made again; unfinished work of the same making is handed to
+    `make` as it lies, so that it can go on.
+    """
+    directory = Path(directory)
+    described, code = describe_inputs(inputs), code_fingerprint(module)
+    recipe = json.loads(json.dumps(recipe))  # tuples become lists, as they will when read back
+    partial = directory.with_name(directory.name + ".partial")
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(directory.parent / f".{directory.name}.lock", timeout=0):
+            if (directory / NAME).is_file():
+                try:
+                    existing = read(directory)
+                except InputError as damage:
+                    say(f"making it again: {damage}")
+                else:
+                    if existing.is_made_by(kind, recipe, described, code):
+                        say(f"{directory}: up to date")
+                        return existing
+            _prepare(partial, digest([kind, recipe, described, code]))
+            facts = json.loads(json.dumps(make(partial) or {}))  # counters and tuples become plain JSON
+            (partial / ".making").unlink()
+            manifest = Manifest(kind=kind, recipe=recipe, inputs=described, code=code, files=hash_files(partial), facts=facts)
+            write_json(partial / NAME, asdict(manifest))
+            if directory.exists():
+                shutil.rmtree(directory)
+            os.replace(partial, directory)
+            return manifest
+    except filelock.Timeout:
+        raise InputError(f"{directory} is being written by another process: wait for it or choose another place") from None
+    except OSError as problem:
+        if problem.errno == errno.ENOSPC:
+            raise InputError(f"no space left while writing {partial}: free some and run again; nothing was put under {directory}") from problem
+        if problem.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise InputError(f"no permission to write {problem.filename or directory}: choose another --out") from problem
+        raise
+
+
+def _prepare(partial: Path, making: str) -> None:
+    """Keep unfinished work of the same making, clear any other."""
+    mark = partial / ".making"
+    if partial.exists() and not (mark.is_file() and mark.read_text() == making):
+        shutil.rmtree(partial)
+    partial.mkdir(exist_ok=True)
+    mark.write_text(making)
+
+
+def code_fingerprint(module: str) -> str:
+    """Hash of an openko module and of every openko module it imports; comments and docstrings do not count."""
+    trees, waiting = {}, [module]
+    while waiting:
+        name = waiting.pop()
+        if name in trees:
+            continue
+        tree = ast.parse(_source(name).read_text(encoding="utf-8"))
+        trees[name] = ast.dump(_without_docstrings(tree))
+        waiting += [found for found in _imports(tree) if found != "openko"]
+    return digest(trees)[:16]
+
+
+def _source(module: str) -> Path:
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def _imports(tree: ast.AST) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("openko.")}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "openko":
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name for name in submodules if _source(name).is_file()} or {node.module}
+    return found
+
+
+def _without_docstrings(tree: ast.AST) -> ast.AST:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return tree
