@@ -252,6 +252,42 @@ class Llama(nnx.Module):
         return self.config.rope.angles(positions, self.config.head_dim)
 
 
+def token_losses(
+    hidden: Float[Array, "batch seq hidden"], head: Float[Array, "vocab hidden"], targets: Int[Array, "batch seq"], chunk: int
+) -> Float[Array, "batch seq"]:
+    """Negative log-likelihood of every target in nats, fp32; the logits of `chunk` positions exist at once."""
+    head = head.astype(hidden.dtype)
+
+    def one_chunk(_, piece):
+        return None, logits_and_losses(piece[0], head, piece[1])[2]
+
+    _, losses = jax.lax.scan(one_chunk, None, (cut(hidden, chunk), cut(targets, chunk)))
+    return join(losses)
+
+
+def logits_and_losses(hidden, head, targets):
+    """fp32 logits [batch, seq, vocab], their log-sum-exp [batch, seq], and the loss of each target [batch, seq]."""
+    logits = jnp.einsum("bsd,vd->bsv", hidden, head, preferred_element_type=jnp.float32)
+    normaliser = jax.nn.logsumexp(logits, axis=-1)
+    at_target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return logits, normaliser, normaliser - at_target
+
+
+def cut(x, chunk: int):
+    """[batch, seq, ...] -> [seq / chunk, batch, chunk, ...], to be scanned over."""
+    batch, seq, *rest = x.shape
+    chunk = min(chunk, seq)
+    if seq % chunk:
+        raise InputError(f"the loss chunk ({chunk}) must divide the sequence length ({seq})")
+    return jnp.moveaxis(x.reshape(batch, seq // chunk, chunk, *rest), 1, 0)
+
+
+def join(pieces):
+    """The inverse of cut."""
+    chunks, batch, chunk, *rest = pieces.shape
+    return jnp.moveaxis(pieces, 0, 1).reshape(batch, chunks * chunk, *rest)
+
+
 def init(config: LlamaConfig, key: Array, param_dtype=jnp.float32) -> dict:
     """Fresh parameters as a nested dict: normal(0, initializer_range), norms at one."""
     return nnx.to_pure_dict(nnx.state(Llama(config, rngs=nnx.Rngs(params=key), param_dtype=param_dtype), nnx.Param))

@@ -143,7 +143,7 @@ MODELS = {
             factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192)),
     ),
     "tiny-llama3": LlamaConfig(
-        vocab_size=8192, hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=8,
+        vocab_size=4096, hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6,
         num_key_value_heads=2, head_dim=32, rope=LLAMA_3_ROPE, max_position_embeddings=4096, tie_word_embeddings=True,
     ),
     "smoke-llama3": LlamaConfig(

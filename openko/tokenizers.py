@@ -8,6 +8,7 @@ tokenizer.json.
 import hashlib
 import importlib.util
 import json
+import shutil
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,8 @@ PATTERN = (
 BEGIN, END, HEADER, HEADER_END, TURN_END = (
     "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
 )  # fmt: skip
+
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 # Llama-3's chat format as a Jinja template: every turn a header with the role, the text, <|eot_id|>.
 CHAT_TEMPLATE = (
@@ -187,6 +190,13 @@ def load(source: str | Path) -> Tokenizer:
     except Exception as problem:  # the library raises plain Exception for a file it cannot parse
         raise InputError(f"{path} cannot be read: {problem}") from problem
     return HFTokenizer(backend, directory.name, _chat_template(directory))
+
+
+def copy_files(source: Path, directory: Path) -> None:
+    """The tokenizer's files of one directory, so that another is complete."""
+    for name in FILES:
+        if (Path(source) / name).is_file():
+            shutil.copyfile(Path(source) / name, Path(directory) / name)
 
 
 def _chat_template(directory: Path) -> str:

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from openko.llama import cut, join, logits_and_losses, token_losses
+
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def summed_cross_entropy(
@@ -27,27 +29,6 @@ def summed_cross_entropy(
     return jnp.sum(token_losses(hidden, head, targets, chunk) * weights)
 
 
-def token_losses(
-    hidden: Float[Array, "batch seq hidden"], head: Float[Array, "vocab hidden"], targets: Int[Array, "batch seq"], chunk: int
-) -> Float[Array, "batch seq"]:
-    """Negative log-likelihood of every target, in nats, fp32; for evaluation, without gradients."""
-    head = head.astype(hidden.dtype)
-
-    def one_chunk(_, piece):
-        _, losses = _logits_and_losses(piece[0], head, piece[1])
-        return None, losses
-
-    _, losses = jax.lax.scan(one_chunk, None, (_cut(hidden, chunk), _cut(targets, chunk)))
-    return _join(losses)
-
-
-def _logits_and_losses(hidden, head, targets):
-    logits = jnp.einsum("bsd,vd->bsv", hidden, head, preferred_element_type=jnp.float32)
-    normaliser = jax.nn.logsumexp(logits, axis=-1)
-    at_target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return logits - normaliser[..., None], normaliser - at_target
-
-
 def _forward(hidden, head, targets, weights, chunk):
     weight_dtype, head = head.dtype, head.astype(hidden.dtype)
     words = jnp.arange(head.shape[0])
@@ -55,19 +36,19 @@ def _forward(hidden, head, targets, weights, chunk):
     def one_chunk(carry, piece):
         total, head_gradient = carry
         hidden, targets, weights = piece
-        log_probabilities, losses = _logits_and_losses(hidden, head, targets)
+        logits, normaliser, losses = logits_and_losses(hidden, head, targets)
         # d loss / d logits = softmax − one-hot, in the precision of the activations for the two products below.
         is_target = words == targets[..., None]
-        slope = (jnp.exp(log_probabilities) - is_target) * weights[..., None]
+        slope = (jnp.exp(logits - normaliser[..., None]) - is_target) * weights[..., None]
         slope = slope.astype(hidden.dtype)
         hidden_gradient = jnp.einsum("bsv,vd->bsd", slope, head)
         head_gradient += jnp.einsum("bsv,bsd->vd", slope, hidden, preferred_element_type=jnp.float32)
         return (total + jnp.sum(losses * weights), head_gradient), hidden_gradient
 
     start = (jnp.zeros((), jnp.float32), jnp.zeros(head.shape, jnp.float32))
-    pieces = (_cut(hidden, chunk), _cut(targets, chunk), _cut(weights, chunk))
+    pieces = (cut(hidden, chunk), cut(targets, chunk), cut(weights, chunk))
     (total, head_gradient), hidden_gradient = jax.lax.scan(one_chunk, start, pieces)
-    return total, (_join(hidden_gradient), head_gradient.astype(weight_dtype))
+    return total, (join(hidden_gradient), head_gradient.astype(weight_dtype))
 
 
 def _backward(chunk, gradients, scale):
@@ -76,18 +57,3 @@ def _backward(chunk, gradients, scale):
 
 
 summed_cross_entropy.defvjp(_forward, _backward)
-
-
-def _cut(x, chunk: int):
-    """[batch, seq, ...] → [seq / chunk, batch, chunk, ...]"""
-    batch, seq, *rest = x.shape
-    chunk = min(chunk, seq)
-    if seq % chunk:
-        raise ValueError(f"the loss chunk ({chunk}) must divide the sequence length ({seq})")
-    return jnp.moveaxis(x.reshape(batch, seq // chunk, chunk, *rest), 1, 0)
-
-
-def _join(pieces):
-    """The inverse of _cut."""
-    chunks, batch, chunk, *rest = pieces.shape
-    return jnp.moveaxis(pieces, 0, 1).reshape(batch, chunks * chunk, *rest)

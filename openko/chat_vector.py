@@ -1,0 +1,85 @@
+"""The chat vector: target + λ (chat − base), streamed through little memory.
+
+Huang et al., "Chat Vector" (arXiv 2310.04799): the difference between a chat model and its base carries the ability
+to chat, and can be added to a model that was continued on another language. This is how Llama-3-Open-Ko-8B became
+Instruct-preview without one Korean chat.
+"""
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from openko import hf_weights, manifest, tokenizers
+from openko.errors import InputError
+from openko.hf_weights import Tensors
+
+CHUNK = 4_000_000  # weights in flight: 16 MB for each of the three models in fp32
+
+
+def merge(out: Path, *, target: Path, base: Path, chat: Path, scale: float = 1.0, say=print) -> manifest.Manifest:
+    """Write the model directory `out` = target + scale × (chat − base), in the target's dtypes.
+
+    Computed in fp32 and rounded once. config.json is the target's; generation_config, tokenizer and chat template
+    are the chat model's. The manifest's facts give the Euclidean norm of the vector and of the target.
+    """
+    models = {name: Tensors(path) for name, path in (("target", target), ("base", base), ("chat", chat))}
+    config, carried = hf_weights.read_config(target)
+    _check(models, target, base, chat)
+
+    def make(partial: Path) -> dict:
+        squares = {"vector": 0.0, "target": 0.0}
+        size = sum(math.prod(i.shape) for i in models["target"].info.values())
+        bar = tqdm(desc=Path(out).name, total=size, unit="weights", unit_scale=True, file=sys.stderr, mininterval=1.0, leave=False)
+
+        def content(name):
+            for rows in _row_chunks(models["target"].info[name].shape):
+                t, b, c = (models[m].read(name, rows).astype(np.float32) for m in ("target", "base", "chat"))
+                vector = c - b
+                if not np.isfinite(vector).all() or not np.isfinite(t).all():
+                    raise InputError(f"tensor {name} holds NaN or infinity in {_who_is_broken(models, name, rows)}")
+                squares["vector"] += float(np.vdot(vector, vector))
+                squares["target"] += float(np.vdot(t, t))
+                bar.update(t.size)
+                yield (t + np.float32(scale) * vector).astype(models["target"].info[name].dtype)
+
+        entries = ((name, i.dtype, i.shape, lambda n=name: content(n)) for name, i in models["target"].info.items())
+        hf_weights.write_tensors(partial, entries, shard_bytes=5_000_000_000)
+        bar.close()
+        chat_carried = hf_weights.read_config(chat)[1]
+        ends = {k: v for k, v in chat_carried.items() if k.endswith("_token_id")}
+        hf_weights.write_configs(partial, config, carried | ends)
+        tokenizers.copy_files(chat, partial)
+        return {f"{name}_norm": math.sqrt(value) for name, value in squares.items()}
+
+    return manifest.build(
+        out, kind=hf_weights.KIND, recipe={"method": "chat-vector", "scale": scale},
+        inputs={"target": target, "base": base, "chat": chat}, module="openko.chat_vector", make=make, say=say,
+    )  # fmt: skip
+
+
+def _row_chunks(shape: tuple[int, ...]):
+    rows = max(1, CHUNK // math.prod(shape[1:]))
+    for start in range(0, shape[0], rows):
+        yield slice(start, min(start + rows, shape[0]))
+
+
+def _check(models: dict[str, Tensors], *directories: Path) -> None:
+    target = models["target"]
+    for (name, other), directory in zip(models.items(), directories, strict=True):
+        hf_weights.check_tensors(other, hf_weights.read_config(directory)[0])
+        for tensor in target.info.keys() ^ other.info.keys():
+            raise InputError(f"tensor {tensor} is in {'target' if tensor in target.info else name} alone: these models have other layers")
+        for tensor, info in target.info.items():
+            found = other.info[tensor].shape
+            if found != info.shape:
+                raise InputError(
+                    f"tensor {tensor} is {info.shape} in {target.directory}, but {found} in {other.directory}: a chat vector needs "
+                    "one architecture and one vocabulary; nothing is cut to fit"
+                )
+
+
+def _who_is_broken(models: dict[str, Tensors], name: str, rows: slice) -> str:
+    return ", ".join(str(t.directory) for t in models.values() if not np.isfinite(t.read(name, rows).astype(np.float32)).all())
