@@ -177,9 +177,9 @@ def _prepare(partial: Path, making: str) -> None:
     mark.write_text(making)
 
 
-def code_fingerprint(module: str) -> str:
-    """Hash of an openko module and of every openko module it imports; comments and docstrings do not count."""
-    trees, waiting = {}, [module]
+def code_fingerprint(*modules: str) -> str:
+    """Hash of openko modules and of every openko module they import; comments and docstrings do not count."""
+    trees, waiting = {}, list(modules)
     while waiting:
         name = waiting.pop()
         if name in trees:
@@ -193,6 +193,12 @@ def code_fingerprint(module: str) -> str:
 def _source(module: str) -> Path:
     path = PACKAGE.joinpath(*module.split(".")[1:])
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def imports_of(source: str) -> list[str]:
+    """The openko modules that a piece of Python (a notebook's cells, magics left out) imports."""
+    plain = "\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!")))
+    return sorted(found for found in _imports(ast.parse(plain)) if found != "openko")
 
 
 def _imports(tree: ast.AST) -> set[str]:

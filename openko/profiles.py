@@ -94,6 +94,30 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelNames:
+    """What the four models of the road are called; the small ones say that they are small."""
+
+    base: str
+    chat: str
+    continued: str
+    merged: str
+
+
+TINY_NAMES = ModelNames(
+    base="tiny-llama3", chat="tiny-llama3-instruct", continued="tiny-llama3-open-ko",
+    merged="tiny-llama3-open-ko-instruct-preview",
+)  # fmt: skip
+CARD_NAMES = ModelNames(
+    base="Meta-Llama-3-8B", chat="Meta-Llama-3-8B-Instruct", continued="Llama-3-Open-Ko-8B",
+    merged="Llama-3-Open-Ko-8B-Instruct-preview",
+)  # fmt: skip
+ONE_BILLION_NAMES = ModelNames(
+    base="Llama-3.2-1B", chat="Llama-3.2-1B-Instruct", continued="Llama-3.2-Open-Ko-1B",
+    merged="Llama-3.2-Open-Ko-1B-Instruct-preview",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """One size of the whole road.
 
@@ -116,6 +140,8 @@ class Profile:
     korean_in_base: float
     chat_vector_scale: float
     corpus_bytes: int  # of each language, at most
+    standin_vocab_size: int  # of the tokenizer that stands in for Llama-2-Ko's (46,336 pieces)
+    names: ModelNames
 
 
 def fingerprint(value) -> str:
@@ -167,7 +193,8 @@ PROFILES = {
     for profile in (
         Profile(
             name="smoke", hardware="2 CPU cores, for tests", platform="cpu", model=MODELS["smoke-llama3"], tokenizer="tiny",
-            mesh=MeshShape(), step=CPU_STEP, korean_in_base=0.05, chat_vector_scale=1.0, corpus_bytes=300_000,
+            mesh=MeshShape(), step=CPU_STEP, korean_in_base=0.05, chat_vector_scale=1.0, corpus_bytes=300_000, names=TINY_NAMES,
+            standin_vocab_size=8_192,
             pretraining=Training(steps=12, batch_size=4, sequence_length=128, peak_learning_rate=3e-3,
                                  final_learning_rate=3e-4, warmup_steps=4, checkpoint_every=8),
             chat_tuning=Training(steps=8, batch_size=4, sequence_length=128, peak_learning_rate=1e-3,
@@ -177,25 +204,28 @@ PROFILES = {
         ),
         Profile(
             name="laptop", hardware="2 CPU cores, 4 GB", platform="cpu", model=MODELS["tiny-llama3"], tokenizer="tiny",
-            mesh=MeshShape(), step=CPU_STEP, korean_in_base=0.05, chat_vector_scale=1.0, corpus_bytes=2_000_000,
-            pretraining=Training(steps=360, batch_size=8, sequence_length=256, peak_learning_rate=3e-3,
-                                 final_learning_rate=3e-4, warmup_steps=40),
-            chat_tuning=Training(steps=120, batch_size=8, sequence_length=256, peak_learning_rate=1e-3,
-                                 final_learning_rate=1e-4, warmup_steps=10, seed=1),
-            continued=Training(steps=280, batch_size=8, sequence_length=256, peak_learning_rate=2e-3,
-                               final_learning_rate=2e-4, warmup_steps=30, seed=2),
+            mesh=MeshShape(), step=CPU_STEP, korean_in_base=0.05, chat_vector_scale=1.0, corpus_bytes=2_000_000, names=TINY_NAMES,
+            standin_vocab_size=46_336,
+            pretraining=Training(steps=600, batch_size=4, sequence_length=256, peak_learning_rate=3e-3,
+                                 final_learning_rate=3e-4, warmup_steps=60),
+            chat_tuning=Training(steps=200, batch_size=4, sequence_length=256, peak_learning_rate=1e-3,
+                                 final_learning_rate=1e-4, warmup_steps=20, seed=1),
+            continued=Training(steps=480, batch_size=4, sequence_length=256, peak_learning_rate=2e-3,
+                               final_learning_rate=2e-4, warmup_steps=40, seed=2),
         ),
         Profile(
             name="colab-v5e-1", hardware="TPU v5e-1 (Colab), 16 GB", platform="tpu", model=MODELS["llama-3.2-1b"],
             tokenizer="llama-3", mesh=MeshShape(), step=SMALL_TPU_STEP, korean_in_base=0.0, chat_vector_scale=1.0,
-            corpus_bytes=2_000_000_000, pretraining=None, chat_tuning=None,
+            corpus_bytes=2_000_000_000, names=ONE_BILLION_NAMES,
+            standin_vocab_size=46_336, pretraining=None, chat_tuning=None,
             continued=Training(steps=4_000, batch_size=4, sequence_length=4096, peak_learning_rate=5e-5,
                                final_learning_rate=1e-5, warmup_steps=200),
         ),
         Profile(
             name="kaggle-v5e-8", hardware="TPU v5e-8 (Kaggle), 8 × 16 GB", platform="tpu", model=MODELS["llama-3-8b"],
             tokenizer="llama-3", mesh=MeshShape(fsdp=8), step=SMALL_TPU_STEP, korean_in_base=0.0, chat_vector_scale=1.0,
-            corpus_bytes=2_000_000_000, pretraining=None, chat_tuning=None,
+            corpus_bytes=2_000_000_000, names=CARD_NAMES,
+            standin_vocab_size=46_336, pretraining=None, chat_tuning=None,
             continued=Training(steps=4_000, batch_size=8, sequence_length=2048, peak_learning_rate=5e-5,
                                final_learning_rate=1e-5, warmup_steps=200),
         ),
@@ -205,7 +235,8 @@ PROFILES = {
         Profile(
             name="v5e-256", hardware="TPU v5e-256, 256 × 16 GB", platform="tpu", model=MODELS["llama-3-8b"],
             tokenizer="llama-3", mesh=MeshShape(fsdp=256), step=POD_STEP, korean_in_base=0.0, chat_vector_scale=1.0,
-            corpus_bytes=61_000_000_000, pretraining=None, chat_tuning=None,
+            corpus_bytes=61_000_000_000, names=CARD_NAMES,
+            standin_vocab_size=46_336, pretraining=None, chat_tuning=None,
             continued=Training(steps=8_440, batch_size=256, sequence_length=8192, peak_learning_rate=5e-5,
                                final_learning_rate=1e-5, warmup_steps=1_000, checkpoint_every=250),
         ),

@@ -16,6 +16,7 @@ from pathlib import Path
 import tokenizers as hf
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from openko import manifest
 from openko.errors import InputError
 
 # How Llama-3 cuts text before byte-pair encoding (Meta's tokenizer.py; the same in tokenizer.json).
@@ -230,6 +231,20 @@ def train(texts: Iterable[str], vocab_size: int, name: str, specials: int = 16) 
         single=f"{BEGIN} $A", pair=f"{BEGIN} $A {BEGIN} $B", special_tokens=[(BEGIN, backend.token_to_id(BEGIN))]
     )
     return HFTokenizer(backend, name)
+
+
+def train_directory(directory: Path, *, corpus: Path, texts: list[str], vocab_size: int, name: str, say=print) -> manifest.Manifest:
+    """`train` on a corpus directory's training texts, saved as a directory with a manifest."""
+
+    def make(partial: Path) -> dict:
+        trained = train(texts, vocab_size, name)
+        trained.save(partial)
+        return {"tokenizer": trained.fingerprint, "vocab_size": trained.vocab_size}
+
+    return manifest.build(
+        directory, kind="tokenizer", recipe={"vocab_size": vocab_size, "name": name}, inputs={"corpus": corpus},
+        module="openko.tokenizers", make=make, say=say,
+    )  # fmt: skip
 
 
 def measure(tokenizer: Tokenizer, texts: list[str]) -> dict:

@@ -1,8 +1,9 @@
 """Token shards to batches. Which tokens are in step s is a function of (seed, s) alone.
 
 Not of hosts, workers or restarts: to resume is to ask for the next step. Documents are laid end to end in an order
-shuffled anew for each pass, and the endless stream is cut into windows, so no token is dropped. segment_ids keep
-the documents of a window apart in attention. Mixing, prefetch and reading in parallel are grain's.
+shuffled anew for each pass, and the endless stream is cut into windows, so no token is dropped; the windows of a
+pass are shuffled too, for those of one long document in one batch would teach little. segment_ids keep the
+documents of a window apart in attention. Mixing, prefetch and reading in parallel are grain's.
 """
 
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ class PackedWindows:
     def __init__(self, shards: TokenShards, sequence_length: int, seed: int, windows: int):
         self.shards, self.width, self.seed, self.windows = shards, sequence_length, seed, windows
         self.pass_tokens = int(shards.lengths.sum())
+        self.pass_windows = max(1, self.pass_tokens // sequence_length)
 
     def __len__(self) -> int:
         return self.windows
@@ -35,6 +37,8 @@ class PackedWindows:
         A target counts (weight 1) when it continues its token's document and the shards' mask wants it learned.
         """
         tokens, mask, segments, positions = [], [], [], []
+        pass_number, inside = divmod(window, self.pass_windows)
+        window = pass_number * self.pass_windows + int(self._shuffled_windows(pass_number)[inside])
         needed, start = self.width + 1, window * self.width  # windows share one token: last target, next input
         while needed:
             turn, inside = divmod(start, self.pass_tokens)
@@ -59,8 +63,13 @@ class PackedWindows:
 
     @lru_cache(maxsize=2)  # noqa: B019 (lives as long as the run)
     def _order(self, turn: int):
-        order = np.random.default_rng([self.seed, turn]).permutation(len(self.shards))
+        """Documents in the order of one pass, and where each ends in it."""
+        order = np.random.default_rng([self.seed, turn, 0]).permutation(len(self.shards))
         return order, np.cumsum(self.shards.lengths[order])
+
+    @lru_cache(maxsize=2)  # noqa: B019 (lives as long as the run)
+    def _shuffled_windows(self, pass_number: int):
+        return np.random.default_rng([self.seed, pass_number, 1]).permutation(self.pass_windows)
 
 
 class Batches:

@@ -1,0 +1,237 @@
+"""The command line: parses, calls one function, prints a table or JSON."""
+
+import errno
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from openko.errors import InputError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Llama-3-Open-Ko, the whole road.")
+AsJson = Annotated[bool, typer.Option("--json", help="print the answer as JSON")]
+
+
+@app.command()
+def walkthrough(
+    profile: Annotated[str, typer.Option(help="the size of the run")] = "laptop",
+    out: Annotated[Path, typer.Option(help="where everything is written")] = Path("runs/laptop"),
+):
+    """Run every notebook in order; goes on where it stopped."""
+    from openko.walkthrough import walkthrough
+
+    walkthrough(profile, out)
+
+
+@app.command()
+def profiles(as_json: AsJson = False):
+    """List the profiles: what each trains, where, with how many tokens."""
+    from openko import profiles, rehearsal
+
+    rows = [
+        {
+            "profile": p.name,
+            "hardware": p.hardware,
+            "parameters": rehearsal.parameter_count(p.model),
+            "context": p.continued.sequence_length,
+            "tokens_per_step": p.continued.batch_size * p.continued.sequence_length,
+            "tokens": p.continued.tokens,
+        }
+        for p in profiles.PROFILES.values()
+    ]
+    _print_rows(rows, as_json)
+
+
+@app.command()
+def fit(
+    model: Annotated[str, typer.Option(help="llama-3-8b or llama-3.2-1b")],
+    topology: Annotated[str, typer.Option(help="TPU kind and grid, such as v5e:16x16")],
+    batch: Annotated[int | None, typer.Option(help="sequences per step; the profile's by default")] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="compile the real step through libtpu and report its memory")] = False,
+    as_json: AsJson = False,
+):
+    """Does the training step fit a TPU that you do not have, and how long would it take?"""
+    from openko import rehearsal
+
+    profile = rehearsal.profile_for(model, topology, batch)
+    if compile:
+        print("compiling for the TPU: about a minute", file=sys.stderr, flush=True)
+    answer = rehearsal.compile_for(profile, topology) if compile else rehearsal.estimate(profile, topology)
+    _print_record(answer, as_json)
+    if not as_json:
+        print(f"bounds: {rehearsal.MFU_HIGH:.0%} MFU as MaxText publishes for v5e-256, {rehearsal.MFU_LOW:.0%} is a cautious guess, not a measurement")
+
+
+@app.command()
+def train(
+    data: Annotated[list[str], typer.Option(help="token-shard directory, or DIRECTORY=SHARE; may be repeated")],
+    tokenizer: Annotated[Path, typer.Option(help="directory with tokenizer.json")],
+    out: Annotated[Path, typer.Option(help="model directory to write")],
+    profile: Annotated[str, typer.Option(help="the size of the run")] = "laptop",
+    start: Annotated[Path | None, typer.Option(help="model directory to continue from; without it, fresh weights")] = None,
+):
+    """Train on token shards and write a Hugging Face directory; run again after a crash, it goes on."""
+    from openko import profiles
+    from openko.training.loop import train
+
+    chosen = profiles.get(profile)
+    shares = {}
+    for entry in data:
+        directory, _, share = entry.partition("=")
+        try:
+            shares[Path(directory)] = float(share or 1)
+        except ValueError:
+            raise InputError(f"--data {entry}: {share!r} is not a number") from None
+    made = train(out, profile=chosen, training=chosen.continued, data=shares, tokenizer=tokenizer, start=start)
+    print(f"{out}: {made.facts}")
+
+
+@app.command()
+def merge(
+    target: Annotated[Path, typer.Option(help="model that receives the vector")],
+    base: Annotated[Path, typer.Option(help="what the chat model was tuned from")],
+    chat: Annotated[Path, typer.Option(help="the chat model")],
+    out: Annotated[Path, typer.Option(help="model directory to write")],
+    scale: Annotated[float, typer.Option(help="λ")] = 1.0,
+    as_json: AsJson = False,
+):
+    """target + λ (chat − base), streamed."""
+    from openko.chat_vector import merge
+
+    made = merge(out, target=target, base=base, chat=chat, scale=scale, say=lambda line: print(line, file=sys.stderr))
+    _print_record({"out": str(out), **made.facts}, as_json)
+
+
+@app.command()
+def sample(
+    directory: Annotated[Path, typer.Argument(metavar="HF_DIR")],
+    prompt: Annotated[list[str], typer.Option(help="one user turn; may be repeated")],
+    system: Annotated[str | None, typer.Option(help="the system turn; none by default")] = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="always the most probable token")] = False,
+    temperature: float = 1.0,
+    top_p: float = 0.9,
+    max_new_tokens: int = 512,
+    seed: int = 0,
+    as_json: AsJson = False,
+):
+    """Ask a model, through its own chat template."""
+    from dataclasses import asdict
+
+    from openko.sampling import Sampler
+
+    temperature = 0.0 if greedy else temperature
+    answers = Sampler(directory).answer(
+        prompt, system=system, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed
+    )
+    if as_json:
+        print(json.dumps([asdict(a) for a in answers], ensure_ascii=False))
+    else:
+        for a in answers:
+            print(f"> {a.prompt}\n{a.text}\n[{a.tokens} tokens, ended by {a.stop}]\n")
+
+
+@app.command(name="bits-per-byte")
+def bits_per_byte(
+    directory: Annotated[Path, typer.Argument(metavar="HF_DIR")],
+    text: Annotated[list[Path], typer.Option(help="UTF-8 text file, one document; may be repeated")],
+    context: Annotated[int, typer.Option(help="tokens seen at once")] = 256,
+    as_json: AsJson = False,
+):
+    """How well a model predicts text, in bits per UTF-8 byte."""
+    from openko import hf_weights, tokenizers
+    from openko.bits_per_byte import BitsPerByte
+
+    documents = {path.name: [_read_text(path)] for path in text}
+    config, parameters = hf_weights.load(directory)
+    _print_record(BitsPerByte(config, tokenizers.load(directory), documents, context=context)(parameters), as_json)
+
+
+@app.command()
+def verify(directory: Path, as_json: AsJson = False):
+    """Compare every byte of a directory with its manifest."""
+    from openko import manifest
+
+    found = manifest.verify(directory)
+    _print_record({"kind": found.kind, "files": len(found.files), "content": found.content, **found.facts}, as_json)
+
+
+@app.command()
+def figures(
+    results: Annotated[Path, typer.Option("--from", help="a finished run; without it the committed JSON is drawn again")] = None,
+    packages: Annotated[Path, typer.Option(help="where the Hangul font lies")] = Path("runs/laptop/packages"),
+):
+    """Refresh the committed figures/ from a run's results."""
+    from openko import figures, notebook
+
+    committed = notebook.ROOT / "figures"
+    if results is not None:
+        if not list((results / "figures").glob("*.json")):
+            raise InputError(f"{results / 'figures'} has no results: run openko walkthrough --out {results} first")
+        for path in sorted((results / "figures").glob("*.json")):
+            (committed / path.name).write_bytes(path.read_bytes())
+        packages = results / "packages"
+    for picture in figures.redraw(committed, packages=packages):
+        print(picture.relative_to(notebook.ROOT))
+
+
+@app.command()
+def notebooks(results: Annotated[Path | None, typer.Option("--from", help="a finished run whose outputs are to be committed")] = None):
+    """Refresh the committed notebooks: badges and set-up cell from pyproject.toml, outputs from a run."""
+    from openko import committed
+
+    for line in committed.refresh(results):
+        print(line)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except UnicodeDecodeError as problem:
+        raise InputError(f"{path} is not UTF-8 ({problem.reason} at byte {problem.start}): convert it with iconv -f cp949 -t utf-8") from None
+
+
+def _print_record(record: dict, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(record, ensure_ascii=False))
+        return
+    width = max(len(k) for k in record)
+    for key, value in record.items():
+        print(f"{key:<{width}}  {value:,.4g}" if isinstance(value, float) else f"{key:<{width}}  {value}")
+
+
+def _print_rows(rows: list[dict], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()))
+    Console().print(table)
+
+
+def main() -> None:
+    """Entry point: bad input ends with one message and status 2, an interrupt with 130."""
+    try:
+        app(standalone_mode=True)
+    except InputError as problem:
+        print(f"openko: {problem}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as problem:
+        if problem.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+            raise
+        print(f"openko: {problem.strerror}: {problem.filename}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("openko: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

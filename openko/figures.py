@@ -1,0 +1,99 @@
+"""One plotting style, Korean and English labels, and the same bytes for the same data.
+
+A figure is a small JSON of results (kind, bilingual title and axes, series) and the PNG drawn from it; the JSON is
+kept beside the picture, so that every figure can be redrawn and every number read without running anything.
+
+    {"kind": "lines" | "bars" | "road", "title": [ko, en], "x": [ko, en], "y": [ko, en], "series": {name: …}}
+
+lines: series {name: {"x": [...], "y": [...]}}, optional "log": "x".  bars: series {name: {label: value}}.
+road: series {name: [x, y]} in order, joined by "arrows": [[from, to], …].
+"""
+
+import json
+from pathlib import Path
+
+import matplotlib
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+
+from openko.errors import InputError
+
+FONT_FILE = "koreanize_matplotlib/fonts/NanumGothic.ttf"  # carried by the text packages; the package is never imported
+HANGUL_FONTS = ("NanumGothic", "Noto Sans CJK KR", "Noto Sans KR", "AppleGothic", "Malgun Gothic")
+COLOURS = ("#0b6e99", "#c8553d", "#588157", "#7b5ea7", "#b08900", "#444444")
+
+
+def hangul_font(packages: Path) -> font_manager.FontProperties:
+    """NanumGothic of the text packages, else a font of this machine that has Hangul."""
+    if (Path(packages) / FONT_FILE).is_file():
+        return font_manager.FontProperties(fname=str(Path(packages) / FONT_FILE))
+    for name in HANGUL_FONTS:
+        if any(f.name == name for f in font_manager.fontManager.ttflist):
+            return font_manager.FontProperties(family=name)
+    raise InputError(
+        f"no font with Hangul: neither {Path(packages) / FONT_FILE} nor one of {', '.join(HANGUL_FONTS)} is there. "
+        "Notebook 01_tokenizers installs one, or install a Korean font and try again"
+    )
+
+
+def save(directory: Path, name: str, data: dict, *, packages: Path) -> Path:
+    """Write NAME.json and NAME.png into `directory`; returns the picture's path."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(data, indent=1, ensure_ascii=False)
+    (directory / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    picture = directory / f"{name}.png"
+    # From the JSON and not from the objects, so that drawing again tomorrow gives the same bytes.
+    draw(json.loads(text), hangul_font(packages)).savefig(picture, dpi=110, metadata={"Software": None})
+    return picture
+
+
+def redraw(directory: Path, *, packages: Path) -> list[Path]:
+    """Draw every JSON of a directory again."""
+    return [save(directory, path.stem, json.loads(path.read_text(encoding="utf-8")), packages=packages) for path in sorted(Path(directory).glob("*.json"))]
+
+
+def draw(data: dict, font: font_manager.FontProperties) -> Figure:
+    """The figure of one data dict."""
+    painters = {"lines": _lines, "bars": _bars, "road": _road}
+    if data.get("kind") not in painters:
+        raise InputError(f"figure kind must be one of {', '.join(painters)}, found {data.get('kind')!r}")
+    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25}):
+        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        axes = figure.subplots()
+        painters[data["kind"]](axes, data)
+        axes.set_title("\n".join(data["title"]))
+        axes.set_xlabel(" · ".join(data["x"]))
+        axes.set_ylabel(" · ".join(data["y"]))
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False)
+    for text in figure.findobj(matplotlib.text.Text):
+        size = text.get_fontsize()
+        text.set_fontproperties(font)
+        text.set_fontsize(size)
+    return figure
+
+
+def _lines(axes, data: dict) -> None:
+    for (name, line), colour in zip(data["series"].items(), COLOURS * 9, strict=False):
+        axes.plot(line["x"], line["y"], color=colour, label=name, linewidth=1.5, marker="o" if len(line["x"]) < 15 else None, markersize=4)
+    if data.get("log") == "x":
+        axes.set_xscale("log")
+
+
+def _bars(axes, data: dict) -> None:
+    labels = list(next(iter(data["series"].values())))
+    width = 0.8 / len(data["series"])
+    for i, (name, values) in enumerate(data["series"].items()):
+        places = [x + (i - (len(data["series"]) - 1) / 2) * width for x in range(len(labels))]
+        bars = axes.bar(places, [values[label] for label in labels], width, color=COLOURS[i], label=name)
+        axes.bar_label(bars, fmt="%.3g", fontsize=8)
+    axes.set_xticks(range(len(labels)), labels)
+    axes.grid(axis="x", visible=False)
+
+
+def _road(axes, data: dict) -> None:
+    for (name, (x, y)), colour in zip(data["series"].items(), COLOURS * 9, strict=False):
+        axes.plot([x], [y], "o", color=colour, markersize=9, label=name)
+    for start, stop in data["arrows"]:
+        axes.annotate("", xy=data["series"][stop], xytext=data["series"][start], arrowprops={"arrowstyle": "->", "color": "#666666", "shrinkA": 6, "shrinkB": 6})

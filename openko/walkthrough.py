@@ -1,0 +1,239 @@
+"""The main job: every notebook in order by papermill, with one display, resumable, and a page at the end.
+
+Which notebooks must run again is decided by content: a notebook's cells, the openko modules it imports, its
+parameters, and those of the notebooks before it.
+"""
+
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import nbformat
+import papermill
+import psutil
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, papermill_engines
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from openko import manifest, notebook, page, profiles
+from openko.errors import InputError
+
+# Share of the whole that each notebook takes in profile laptop; only the display's "time left" depends on it.
+SHARES = {"01_tokenizers": 5, "02_corpus": 3, "03_pretraining": 62, "04_rope": 6, "05_chat_vector": 18, "06_samples": 6}
+
+
+def walkthrough(profile_name: str, out: Path, *, console: Console | None = None) -> dict:
+    """Run what is not up to date and write summary.json and index.html under `out`. Returns the summary."""
+    console = console or Console(stderr=True)
+    profile, out = profiles.get(profile_name), Path(out)
+    directory = out / "notebooks"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InputError(f"{out} cannot be made ({problem.strerror}): choose another --out") from None
+    state_path = out / "walkthrough.json"
+    state = json.loads(state_path.read_text(encoding="utf-8")) if state_path.exists() else {}
+    began, ran, key = time.monotonic(), [], profiles.fingerprint(profile)
+    with _Memory() as memory, _Display(console) as display:
+        for name in notebook.NAMES:
+            key = manifest.digest([key, notebook_fingerprint(notebook.ROOT / "notebooks" / f"{name}.ipynb")])
+            known = state.get(name, {})
+            if known.get("key") == key and _is_whole(known, out):
+                display.skip(name)
+                continue
+            before, started = _models_and_data(out), time.monotonic()
+            _execute(name, profile_name, out, display)
+            made = {d: c for d, c in _models_and_data(out).items() if before.get(d) != c or d in known.get("made", {})}
+            state[name] = {"key": key, "seconds": time.monotonic() - started, "made": made, "peak_rss_gb": memory.peak_gb()}
+            manifest.write_json(state_path, state)
+            ran.append(name)
+    summary_path = out / "summary.json"
+    if not ran and summary_path.exists() and (out / "index.html").exists():
+        console.print(f"all {len(notebook.NAMES)} notebooks are up to date ({time.monotonic() - began:.1f} s): {out / 'index.html'}")
+        return json.loads(summary_path.read_text(encoding="utf-8"))
+    summary = _summary(profile_name, out, state)
+    manifest.write_json(summary_path, summary)
+    page.write(out, summary)
+    console.print(f"{len(ran)} notebooks run in {time.monotonic() - began:.0f} s: open {out / 'index.html'}")
+    return summary
+
+
+def notebook_fingerprint(path: Path) -> str:
+    """Changes with the code cells of a notebook and with the openko modules that they import; not with its prose."""
+    cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    return manifest.digest([cells, manifest.code_fingerprint(*manifest.imports_of("\n".join(cells)))])
+
+
+def collapse_carriage_returns(cells) -> None:
+    """Leave of each progress line what a terminal would show at the end, and drop it if that is empty."""
+    for cell in cells:
+        for output in cell.get("outputs", ()):
+            if output.output_type == "stream":
+                lines = output.text.split("\n")
+                output.text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines)
+        if "outputs" in cell:
+            cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.text.strip()]
+
+
+def _execute(name: str, profile_name: str, out: Path, display: "_Display") -> None:
+    source = notebook.ROOT / "notebooks" / f"{name}.ipynb"
+    final = out / "notebooks" / f"{name}.ipynb"
+    unfinished = final.with_name(f"{name}.partial.ipynb")
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it cannot parse comments in our parameters cell, and need not
+    papermill_engines.register("openko", _engine(name, display))
+    try:
+        papermill.execute_notebook(
+            source, unfinished, parameters={"profile": profile_name, "out_dir": out.as_posix()}, engine_name="openko",
+            kernel_name="python3", cwd=str(notebook.ROOT), progress_bar=False, start_timeout=120,
+        )  # fmt: skip
+    except papermill.PapermillExecutionError as problem:
+        where = f"notebook {name}, cell {problem.exec_count}"
+        if problem.ename == "InputError":
+            raise InputError(f"{where}: {problem.evalue}") from None
+        raise RuntimeError(f"{where} failed with {problem.ename}: {problem.evalue}\nsee {unfinished}") from problem
+    finished = nbformat.read(unfinished, as_version=4)
+    collapse_carriage_returns(finished.cells)
+    nbformat.write(finished, unfinished)
+    os.replace(unfinished, final)
+
+
+def _engine(name: str, display: "_Display") -> type[NBClientEngine]:
+    """papermill's engine, telling the display which cell runs and what it last printed."""
+
+    class Client(PapermillNotebookClient):
+        def process_message(self, message, cell, cell_index):
+            if message["msg_type"] == "stream":
+                text = message["content"]["text"].replace("\r", "\n").strip()
+                if text:
+                    display.say(text.splitlines()[-1])
+            return super().process_message(message, cell, cell_index)
+
+    class Engine(NBClientEngine):
+        @classmethod
+        def execute_managed_notebook(cls, nb_man, kernel_name, **settings):
+            code = [i for i, c in enumerate(nb_man.nb.cells) if c.cell_type == "code"]
+            plain_start = nb_man.cell_start
+
+            def cell_start(cell, cell_index=None, **more):
+                if cell_index in code:
+                    display.cell(name, code.index(cell_index), len(code))
+                return plain_start(cell, cell_index, **more)
+
+            nb_man.cell_start = cell_start
+            client = Client(
+                nb_man, kernel_name=kernel_name, startup_timeout=settings["start_timeout"], timeout=None, cwd=str(notebook.ROOT),
+                iopub_timeout=60, extra_arguments=["--IPKernelApp.log_level=50"],
+            )  # fmt: skip
+            client.execute()
+            display.done(name)
+
+    return Engine
+
+
+def _is_whole(known: dict, out: Path) -> bool:
+    """Everything that the notebook made is still there, unchanged as far as sizes tell."""
+    try:
+        return all(manifest.read(out / d).content == content for d, content in known["made"].items())
+    except InputError:
+        return False
+
+
+def _models_and_data(out: Path) -> dict[str, str]:
+    """{directory below out: content} of every finished directory."""
+    paths = (p for p in sorted(out.rglob(manifest.NAME)) if not any(part.endswith(".partial") for part in p.parts))
+    return {p.parent.relative_to(out).as_posix(): manifest.read(p.parent).content for p in paths}
+
+
+def _summary(profile_name: str, out: Path, state: dict) -> dict:
+    results = {}
+    for path in sorted((out / "results").glob("*.json")):
+        for key, value in json.loads(path.read_text(encoding="utf-8")).items():
+            results[key] = results.get(key, {}) | value if isinstance(value, dict) else value
+    root = notebook.ROOT.resolve()
+    models = {p.parent.name: p.parent for p in sorted((out / "models").glob(f"*/{manifest.NAME}"))}
+    return {
+        "profile": profile_name,
+        "models": {n: Path(os.path.relpath(p.resolve(), root)).as_posix() for n, p in models.items()},
+        "notebooks": {name: round(entry["seconds"], 1) for name, entry in state.items()},
+        "seconds": round(sum(entry["seconds"] for entry in state.values()), 1),
+        "peak_rss_gb": round(max(entry["peak_rss_gb"] for entry in state.values()), 2),
+        **results,
+    }
+
+
+class _Memory:
+    """Peak resident memory of this process and its children together, looked at twice a second."""
+
+    def __enter__(self) -> "_Memory":
+        self._stop, self._peak = threading.Event(), 0
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def peak_gb(self) -> float:
+        return self._peak / 1e9
+
+    def _watch(self) -> None:
+        me = psutil.Process()
+        while not self._stop.wait(0.5):
+            total = 0
+            for process in [me, *me.children(recursive=True)]:
+                try:
+                    total += process.memory_info().rss
+                except psutil.NoSuchProcess:  # it ended between the two calls
+                    continue
+            self._peak = max(self._peak, total)
+
+
+class _Display:
+    """One line over the whole run: notebook, cell, what it last said, time left."""
+
+    def __init__(self, console: Console):
+        columns = (TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(),
+                   TextColumn("left {task.fields[left]}"), TextColumn("[dim]{task.fields[said]}"))  # fmt: skip
+        self._console, self._progress = console, Progress(*columns, console=console, transient=True)
+        self._done, self._began, self._last_line = 0.0, time.monotonic(), 0.0
+
+    def __enter__(self) -> "_Display":
+        self._progress.start()
+        self._task = self._progress.add_task("start", total=sum(SHARES.values()), left="?", said="")
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._progress.stop()
+
+    def skip(self, name: str) -> None:
+        self._console.print(f"{name}: up to date")
+        self._done += SHARES[name]
+        self._progress.update(self._task, completed=self._done)
+
+    def cell(self, name: str, number: int, cells: int) -> None:
+        inside = SHARES[name] * number / cells
+        self._progress.update(self._task, description=f"{name} cell {number + 1}/{cells}", completed=self._done + inside, left=self._left(inside))
+
+    def say(self, line: str) -> None:
+        room = max(20, shutil.get_terminal_size().columns - 80)
+        self._progress.update(self._task, said=line[:room])
+        if not self._console.is_terminal and time.monotonic() - self._last_line > 15:  # a log file gets a line now and then
+            self._last_line = time.monotonic()
+            self._console.print(f"{self._progress.tasks[self._task].description}: {line[:150]}")
+
+    def done(self, name: str) -> None:
+        self._done += SHARES[name]
+        self._console.print(f"{name}: done after {time.monotonic() - self._began:.0f} s, left {self._left(0)}")
+
+    def _left(self, inside: float) -> str:
+        share = (self._done + inside) / sum(SHARES.values())
+        if share < 0.02:
+            return "?"
+        seconds = (time.monotonic() - self._began) * (1 - share) / share
+        return f"{int(seconds // 60)}:{int(seconds % 60):02d}"

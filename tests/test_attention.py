@@ -1,0 +1,40 @@
+"""Every attention implementation equals the reference."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from openko import attention
+from openko.errors import InputError
+
+
+def inputs(seq, heads=4, kv_heads=2, head_dim=16):
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, seq, h, head_dim)) for i, h in enumerate((heads, kv_heads, kv_heads)))
+    segments = np.sort(np.random.default_rng(0).integers(0, 4, (2, seq)), axis=1).astype(np.int32)
+    return q, k, v, segments
+
+
+@pytest.mark.parametrize("seq", [1, 100, 128, 300])
+def test_blocked_equals_the_reference(seq):
+    values = inputs(seq)
+    np.testing.assert_allclose(attention.blocked(*values), attention.whole(*values), atol=2e-6)
+
+
+def test_splash_equals_the_reference_in_pallas_interpreter():
+    q, k, v, segments = inputs(256, head_dim=128)
+    mesh = Mesh(np.array(jax.devices()[:2]).reshape(1, 2, 1), ("data", "fsdp", "tensor"))
+    run = attention.implementation("splash", mesh=mesh, batch_axes=("data", "fsdp"), head_axis=None, interpret=True)
+    np.testing.assert_allclose(jax.jit(run)(q, k, v, segments), attention.whole(q, k, v, segments), atol=2e-5)
+
+
+def test_a_token_sees_itself_and_the_past_of_its_own_document():
+    mask = attention.document_mask(np.array([[0, 0, 1, 1]]))
+    np.testing.assert_array_equal(mask[0], [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]])
+
+
+def test_unknown_implementation_and_odd_lengths_are_refused():
+    with pytest.raises(InputError, match="blocked"):
+        attention.implementation("flash")
+    with pytest.raises(InputError, match="multiple"):
+        attention.splash(*inputs(100), mesh=None, batch_axes=None, head_axis=None)
