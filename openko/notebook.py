@@ -74,7 +74,9 @@ class Run:
         return self.out / "models" / name
 
     def need(self, directory: Path, made_by: str) -> Path:
-        """`directory`, or a message that names the notebook that makes it."""
+        """`directory`, or a message that names the notebook that makes it; a released model needs no manifest."""
+        if directory.as_posix() in (self.base_dir, self.chat_dir):
+            return directory
         manifest.read(directory, made_by=f"notebook {made_by}")
         return directory
 
@@ -116,9 +118,10 @@ def start(notebook: str, namespace: dict) -> Run:
             raise InputError(f"{notebook}: profile {profile.name} uses a released model: set {name} to its Hugging Face directory")
         if namespace.get(name) and not Path(namespace[name]).is_dir():
             raise InputError(f"{notebook}: {name} {namespace[name]!r} is not a directory")
-    # Before jax is imported: a CPU profile gives the same bits on a machine that also has an accelerator.
-    os.environ.setdefault("JAX_PLATFORMS", "cpu" if profile.platform == "cpu" else "")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1" if profile.platform == "cpu" else "0")
+    if profile.platform == "cpu":
+        # Before jax is imported: the same bits on a machine that also has an accelerator, and no search for a TPU.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.chdir(ROOT)
     out = Path(namespace["out_dir"] or os.environ.get("OPENKO_OUT") or f"runs/{profile.name}")
     try:
@@ -127,7 +130,8 @@ def start(notebook: str, namespace: dict) -> Run:
         raise InputError(f"out_dir {out} cannot be made ({problem.strerror}): choose another place") from None
     namespace["_openko_started"] = True
     print(f"profile {profile.name} ({profile.hardware}) → {out}")
-    return Run(notebook, profile, out, namespace.get("base_dir", ""), namespace.get("chat_dir", ""))
+    released = {name: Path(namespace[name]).as_posix() if namespace.get(name) else "" for name in ("base_dir", "chat_dir")}
+    return Run(notebook, profile, out, **released)
 
 
 def declared_parameters(path: Path) -> dict:

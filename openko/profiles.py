@@ -171,6 +171,7 @@ MODELS = {
     "tiny-llama3": LlamaConfig(
         vocab_size=4096, hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6,
         num_key_value_heads=2, head_dim=32, rope=LLAMA_3_ROPE, max_position_embeddings=4096, tie_word_embeddings=True,
+        initializer_range=0.07,  # about 1 / sqrt(hidden_size); with 0.02 so narrow a model idles at unigram statistics
     ),
     "smoke-llama3": LlamaConfig(
         vocab_size=2048, hidden_size=64, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4,
@@ -206,8 +207,8 @@ PROFILES = {
             name="laptop", hardware="2 CPU cores, 4 GB", platform="cpu", model=MODELS["tiny-llama3"], tokenizer="tiny",
             mesh=MeshShape(), step=CPU_STEP, korean_in_base=0.05, chat_vector_scale=1.0, corpus_bytes=2_000_000, names=TINY_NAMES,
             standin_vocab_size=46_336,
-            pretraining=Training(steps=600, batch_size=4, sequence_length=256, peak_learning_rate=3e-3,
-                                 final_learning_rate=3e-4, warmup_steps=60),
+            pretraining=Training(steps=600, batch_size=4, sequence_length=256, peak_learning_rate=4e-3,
+                                 final_learning_rate=4e-4, warmup_steps=60),
             chat_tuning=Training(steps=200, batch_size=4, sequence_length=256, peak_learning_rate=1e-3,
                                  final_learning_rate=1e-4, warmup_steps=20, seed=1),
             continued=Training(steps=480, batch_size=4, sequence_length=256, peak_learning_rate=2e-3,

@@ -36,6 +36,7 @@ def walkthrough(profile_name: str, out: Path, *, console: Console | None = None)
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise InputError(f"{out} cannot be made ({problem.strerror}): choose another --out") from None
+    _keep_caches_inside(out)
     state_path = out / "walkthrough.json"
     state = json.loads(state_path.read_text(encoding="utf-8")) if state_path.exists() else {}
     began, ran, key = time.monotonic(), [], profiles.fingerprint(profile)
@@ -72,12 +73,26 @@ def notebook_fingerprint(path: Path) -> str:
 def collapse_carriage_returns(cells) -> None:
     """Leave of each progress line what a terminal would show at the end, and drop it if that is empty."""
     for cell in cells:
+        joined = []
         for output in cell.get("outputs", ()):
+            last = joined[-1] if joined else None
+            if last and output.output_type == last.output_type == "stream" and output.name == last.name:
+                last.text += output.text
+            else:
+                joined.append(output)
+        for output in joined:
             if output.output_type == "stream":
-                lines = output.text.split("\n")
-                output.text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines)
+                output.text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in output.text.split("\n"))
         if "outputs" in cell:
-            cell.outputs = [o for o in cell.outputs if o.output_type != "stream" or o.text.strip()]
+            cell.outputs = [o for o in joined if o.output_type != "stream" or o.text.strip()]
+
+
+def _keep_caches_inside(out: Path) -> None:
+    """Fonts, histories and connection files go under `out` too: a run writes nowhere else."""
+    for variable in ("MPLCONFIGDIR", "IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"):
+        directory = (out / ".cache" / variable.lower()).absolute()
+        directory.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault(variable, str(directory))
 
 
 def _execute(name: str, profile_name: str, out: Path, display: "_Display") -> None:

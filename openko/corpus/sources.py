@@ -36,7 +36,7 @@ class Document:
 
 
 def text_packages() -> list[str]:
-    """The pinned requirements of the extra `text`, such as "konlpy==0.6.0"."""
+    """The pinned requirements of the extra `text`, each pinned to one version."""
     marked = re.compile(r"""^(?P<pin>\S+)\s*;\s*extra\s*==\s*['"]text['"]$""")
     found = (marked.match(line) for line in importlib.metadata.requires("openko") or ())
     return sorted(m["pin"] for m in found if m)

@@ -79,7 +79,7 @@ def make_step(config: LlamaConfig, training: Training, step: StepConfig, mesh: M
         parameters = apply_updates(state.parameters, updates, key)
         metrics = {
             "loss": value,
-            "gradient_norm": optax.global_norm(gradients),
+            "gradient_norm": optax.tree_utils.tree_norm(gradients),
             "learning_rate": schedule(state.step),
         }
         return TrainState(state.step + 1, parameters, moments), metrics

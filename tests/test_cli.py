@@ -1,0 +1,264 @@
+"""openko.cli: bad input ends with one message and status 2, and nothing is written; and the main job's small parts."""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import nbformat
+import numpy as np
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from safetensors.numpy import save_file
+
+from openko import bits_per_byte, cli, hf_weights, manifest, notebook, profiles, rehearsal, tokenizers, walkthrough
+from openko.errors import InputError
+
+
+@pytest.fixture
+def openko(monkeypatch, capsys):
+    """Run the command line in this process: (status, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["openko", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return SimpleNamespace(status=ended.value.code, out=out, err=err)
+
+    return run
+
+
+@pytest.fixture
+def truncated(tmp_path):
+    """A model directory whose weights were cut off while they were downloaded."""
+    directory = tmp_path / "truncated"
+    directory.mkdir()
+    hf_weights.write_configs(directory, profiles.MODELS["smoke-llama3"], {})
+    save_file({"model.norm.weight": np.ones(64, np.float32)}, directory / "model.safetensors")
+    content = (directory / "model.safetensors").read_bytes()
+    (directory / "model.safetensors").write_bytes(content[:-10])
+    return directory
+
+
+@pytest.fixture
+def made(tmp_path):
+    def make(partial):
+        (partial / "hello.txt").write_text("hello")
+        return {"words": 1}
+
+    manifest.build(tmp_path / "made", kind="greeting", recipe={}, inputs={}, module="openko.errors", make=make, say=lambda line: None)
+    return tmp_path / "made"
+
+
+def everything_below(directory):
+    return sorted(p for p in directory.rglob("*"))
+
+
+# ── bad input ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+BAD = {
+    "unknown profile": ("walkthrough --profile desktop --out {tmp}/run", "unknown profile 'desktop': choose one of smoke, laptop"),
+    "out below a file": ("walkthrough --profile smoke --out {tmp}/file.txt/run", "cannot be made"),
+    "unknown profile to train": ("train --data {tmp}/a --tokenizer {tmp} --out {tmp}/m --profile pc", "unknown profile 'pc'"),
+    "share is no number": ("train --data {tmp}/a=half --tokenizer {tmp} --out {tmp}/m --profile smoke", "'half' is not a number"),
+    "no tokenizer": ("train --data {tmp}/a --tokenizer {tmp}/t --out {tmp}/m --profile smoke", "t/tokenizer.json does not exist"),
+    "no model to start from": (
+        "train --data {tmp}/a --tokenizer {tmp}/t --out {tmp}/m --profile smoke --start {tmp}/nowhere",
+        "nowhere/config.json does not exist",
+    ),
+    "no model to sample": ("sample {tmp}/nowhere --prompt 안녕", "nowhere/config.json does not exist"),
+    "no model to measure": ("bits-per-byte {tmp}/nowhere --text {tmp}/file.txt", "nowhere/config.json does not exist"),
+    "no model to merge": ("merge --target {tmp}/nowhere --base {tmp} --chat {tmp} --out {tmp}/m", "nowhere does not exist"),
+    "truncated weights to merge": (
+        "merge --target {tmp}/truncated --base {tmp}/truncated --chat {tmp}/truncated --out {tmp}/m",
+        "truncated/model.safetensors cannot be read as safetensors",
+    ),
+    "truncated weights to measure": (
+        "bits-per-byte {tmp}/truncated --text {tmp}/file.txt",
+        "truncated/model.safetensors cannot be read as safetensors",
+    ),
+    "no text": ("bits-per-byte {tmp}/truncated --text {tmp}/nowhere.txt", "nowhere.txt does not exist"),
+    "text is a directory": ("bits-per-byte {tmp}/truncated --text {tmp}/made", "made"),
+    "text in CP949": ("bits-per-byte {tmp}/truncated --text {tmp}/cp949.txt", "cp949.txt is not UTF-8"),
+    "unknown model": ("fit --model llama-4 --topology v5e:16x16", "unknown model 'llama-4'"),
+    "no profile for it": ("fit --model llama-3-8b --topology v5e:4x4", "no profile trains llama-3-8b on 16 chips"),
+    "unknown chip": ("fit --model llama-3-8b --topology v9:16x16", "topology 'v9:16x16' is not KIND:AxB"),
+    "no grid": ("fit --model llama-3-8b --topology v5e", "topology 'v5e' is not KIND:AxB"),
+    "grid of letters": ("fit --model llama-3-8b --topology v5e:axb", "topology 'v5e:axb' is not KIND:AxB"),
+    "grid below zero": ("fit --model llama-3-8b --topology v5e:-16x-16", "topology 'v5e:-16x-16' is not KIND:AxB"),
+    "batch of none": ("fit --model llama-3-8b --topology v5e:16x16 --batch 0", "batch"),
+    "nothing to verify": ("verify {tmp}/nowhere", "nowhere is missing or has no manifest.json"),
+    "no results to draw": ("figures --from {tmp}/nowhere", "nowhere/figures has no results"),
+}
+
+
+@pytest.mark.parametrize(("command", "message"), BAD.values(), ids=BAD)
+def test_bad_input_ends_with_one_message_and_status_2_and_nothing_written(openko, tmp_path, truncated, made, command, message):
+    (tmp_path / "file.txt").write_text("text")
+    (tmp_path / "cp949.txt").write_bytes("한글".encode("cp949"))
+    before = everything_below(tmp_path)
+    ended = openko(*command.format(tmp=tmp_path).split())
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.startswith("openko: ") and ended.err.count("\n") == 1
+    assert message in ended.err
+    assert everything_below(tmp_path) == before
+
+
+def test_a_real_process_shows_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "openko.cli", "walkthrough", "--profile", "desktop", "--out", str(tmp_path / "run")]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=notebook.ROOT)
+    assert ended.returncode == 2 and ended.stdout == "" and not (tmp_path / "run").exists()
+    assert ended.stderr == f"openko: unknown profile 'desktop': choose one of {', '.join(profiles.PROFILES)}\n"
+
+
+def test_a_changed_file_fails_verification(openko, made):
+    assert openko("verify", made, "--json").status == 0
+    (made / "hello.txt").write_text("hullo")
+    ended = openko("verify", made)
+    assert ended.status == 2 and "hello.txt has changed" in ended.err
+
+
+def test_an_interrupt_says_that_the_same_command_goes_on(openko, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(walkthrough, "walkthrough", interrupted)
+    ended = openko("walkthrough")
+    assert ended.status == 130 and "the same command goes on" in ended.err
+
+
+def test_a_full_disk_is_named(openko, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device", "/data/run/summary.json")
+
+    monkeypatch.setattr(walkthrough, "walkthrough", full)
+    ended = openko("walkthrough")
+    assert (ended.status, ended.err) == (2, "openko: No space left on device: /data/run/summary.json\n")
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
+    def broken(*arguments):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(walkthrough, "walkthrough", broken)
+    monkeypatch.setattr(sys, "argv", ["openko", "walkthrough"])
+    with pytest.raises(ValueError, match="a bug"):
+        cli.main()
+
+
+# ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_profiles_as_json(openko):
+    ended = openko("profiles", "--json")
+    rows = {row["profile"]: row for row in json.loads(ended.out)}
+    assert ended.status == 0 and list(rows) == list(profiles.PROFILES)
+    assert (rows["v5e-256"]["parameters"], rows["v5e-256"]["context"]) == (8_030_261_248, 8192)
+    assert rows["v5e-256"]["tokens"] == 8_440 * 256 * 8192  # the card's 17.7B
+
+
+def test_profiles_as_a_table(openko):
+    ended = openko("profiles")
+    assert ended.status == 0 and all(name in ended.out for name in profiles.PROFILES)
+
+
+def test_fit_as_json(openko):
+    ended = openko("fit", "--model", "llama-3-8b", "--topology", "v5e:16x16", "--json")
+    answer = json.loads(ended.out)
+    assert ended.status == 0
+    assert (answer["chips"], answer["parameters"], answer["tokens_per_step"]) == (256, 8_030_261_248, 256 * 8192)
+    assert answer == json.loads(json.dumps(rehearsal.estimate(profiles.get("v5e-256"), "v5e:16x16")))
+
+
+def test_fit_for_people_says_what_its_bounds_are(openko):
+    ended = openko("fit", "--model", "llama-3-8b", "--topology", "v5e:16x16", "--batch", "512")
+    assert ended.status == 0 and "tokens_per_step" in ended.out and str(512 * 8192) in ended.out and "not a measurement" in ended.out
+
+
+def test_texts_of_one_name_in_two_directories_are_both_measured(openko, monkeypatch, tmp_path):
+    for place in ("ko", "en"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "sample.txt").write_text(f"text in {place}")
+    measured = []
+
+    def measure(config, tokenizer, texts, *, context):
+        measured.extend(documents for documents in texts.values())
+        return lambda parameters: dict.fromkeys(texts, 1.0)
+
+    monkeypatch.setattr(hf_weights, "load", lambda directory: (None, None))
+    monkeypatch.setattr(tokenizers, "load", lambda directory: None)
+    monkeypatch.setattr(bits_per_byte, "BitsPerByte", measure)
+    ended = openko("bits-per-byte", tmp_path, "--text", tmp_path / "ko" / "sample.txt", "--text", tmp_path / "en" / "sample.txt", "--json")
+    assert ended.status == 0 and sorted(measured) == [["text in en"], ["text in ko"]] and len(json.loads(ended.out)) == 2
+
+
+def test_verify_tells_kind_files_and_content(openko, made):
+    answer = json.loads(openko("verify", made, "--json").out)
+    assert answer == {"kind": "greeting", "files": 1, "content": manifest.read(made).content, "words": 1}
+
+
+# ── the main job's small parts ───────────────────────────────────────────────────────────────────────────────────
+
+
+def stream(text, name="stdout"):
+    return new_output("stream", name=name, text=text)
+
+
+@pytest.mark.parametrize(
+    ("printed", "kept"),
+    [
+        ("10%\r50%\r100%\ndone\n", ["100%\ndone\n"]),
+        ("one\r\ntwo\n", ["one\ntwo\n"]),
+        ("plain\n", ["plain\n"]),
+        ("10%\r50%\r      \r", []),
+        ("\r\n", []),
+    ],
+)
+def test_of_a_progress_line_its_last_state_stays(printed, kept):
+    picture = new_output("display_data", {"text/plain": "a\rb"})
+    out, err = new_code_cell("", outputs=[stream(printed), picture]), new_code_cell("", outputs=[stream(printed, "stderr")])
+    prose = new_markdown_cell("a\rb")
+    walkthrough.collapse_carriage_returns([prose, out, err])
+    assert [o.text for o in out.outputs[:-1]] == [o.text for o in err.outputs] == kept
+    assert out.outputs[-1] == picture and prose.source == "a\rb"
+
+
+def write_notebook(path, *cells):
+    nbformat.write(new_notebook(cells=list(cells)), path)
+    return walkthrough.notebook_fingerprint(path)
+
+
+def test_a_notebook_changes_with_its_code_and_not_with_its_prose(tmp_path):
+    path = tmp_path / "story.ipynb"
+    code = "%matplotlib inline\nfrom openko import shards\nshards.TOKEN"
+    before = write_notebook(path, new_markdown_cell("# 이야기"), new_code_cell(code))
+    assert write_notebook(path, new_markdown_cell("# Another story"), new_code_cell(code), new_markdown_cell("end")) == before
+    assert write_notebook(path, new_code_cell(code, outputs=[stream("1\n")], execution_count=7)) == before
+    assert write_notebook(path, new_code_cell(code + "\n1")) != before
+
+
+def test_a_notebook_changes_with_the_modules_it_imports(tmp_path, monkeypatch):
+    (tmp_path / "openko").mkdir()
+    monkeypatch.setattr(manifest, "PACKAGE", tmp_path / "openko")
+    fingerprints = []
+    for code in ("ONE = 1", "ONE = 1  # one", "ONE = 11"):
+        (tmp_path / "openko" / "numbers.py").write_text(code)
+        fingerprints.append(write_notebook(tmp_path / "story.ipynb", new_code_cell("from openko import numbers")))
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+
+
+@pytest.mark.parametrize("name", notebook.NAMES)
+def test_every_notebook_has_a_fingerprint(name):
+    path = notebook.ROOT / "notebooks" / f"{name}.ipynb"
+    assert walkthrough.notebook_fingerprint(path) == walkthrough.notebook_fingerprint(path)
+
+
+def test_the_display_knows_every_notebook():
+    assert set(walkthrough.SHARES) == set(notebook.NAMES)
+
+
+def test_an_unknown_profile_stops_the_walkthrough_before_it_writes(tmp_path):
+    with pytest.raises(InputError, match="unknown profile"):
+        walkthrough.walkthrough("desktop", tmp_path / "run")
+    assert not (tmp_path / "run").exists()

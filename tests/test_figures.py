@@ -1,0 +1,84 @@
+"""openko.figures: the same data gives the same bytes, today and from the saved JSON."""
+
+import json
+import shutil
+
+import pytest
+from matplotlib import font_manager
+
+from openko import figures
+from openko.errors import InputError
+
+LABELS = {"title": ["손실", "Loss"], "x": ["단계", "step"], "y": ["냇", "nats"]}
+FIGURES = {
+    "lines": LABELS
+    | {"kind": "lines", "series": {"tiny": {"x": [1, 2, 3], "y": [3.0, 2.5, 2.25]}, "large": {"x": [1, 3], "y": [2.0, 1.0]}}},
+    "lines-log": LABELS | {"kind": "lines", "log": "x", "series": {"tiny": {"x": [1, 10, 100], "y": [3.0, 2.5, 2.25]}}},
+    "bars": LABELS
+    | {"kind": "bars", "series": {"a": {"한국어 Korean": 1.5, "영어 English": 4.25}, "b": {"한국어 Korean": 3, "영어 English": 4}}},
+    "road": LABELS | {"kind": "road", "series": {"base": [1.0, 2.0], "chat": [1.5, 1.0]}, "arrows": [["base", "chat"]]},
+}
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """Where the font is looked for; where no font with Hangul is installed, letters without it do."""
+    try:
+        figures.hangul_font(tmp_path / "packages")
+    except InputError:
+        monkeypatch.setattr(figures, "hangul_font", lambda packages: font_manager.FontProperties(family="DejaVu Sans"))
+    return tmp_path / "packages"
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:Glyph")
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_same_data_gives_the_same_picture(tmp_path, packages, name):
+    one = figures.save(tmp_path / "one", name, FIGURES[name], packages=packages)
+    two = figures.save(tmp_path / "two", name, FIGURES[name], packages=packages)
+    assert one == tmp_path / "one" / f"{name}.png" and one.read_bytes().startswith(b"\x89PNG")
+    assert one.read_bytes() == two.read_bytes()
+    assert json.loads(one.with_suffix(".json").read_text(encoding="utf-8")) == FIGURES[name]
+
+
+def test_other_data_gives_another_picture(tmp_path, packages):
+    changed = FIGURES["lines"] | {"title": ["손실", "Losses"]}
+    pictures = [figures.save(tmp_path / n, "figure", data, packages=packages) for n, data in (("one", FIGURES["lines"]), ("two", changed))]
+    assert pictures[0].read_bytes() != pictures[1].read_bytes()
+
+
+def test_figures_drawn_again_from_their_json_have_the_same_bytes(tmp_path, packages):
+    drawn = {figures.save(tmp_path, name, data, packages=packages): None for name, data in FIGURES.items()}
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for picture in drawn:
+        picture.unlink()
+    assert figures.redraw(tmp_path, packages=packages) == sorted(drawn)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize("kind", ["lines", "bars", "road"])
+def test_a_figure_takes_as_many_series_as_there_are(tmp_path, packages, kind):
+    one = {"lines": {"x": [1, 2], "y": [1, 2]}, "bars": {"a": 1, "b": 2}, "road": [1, 2]}[kind]
+    data = LABELS | {"kind": kind, "series": {f"model {i}": one for i in range(9)}, "arrows": []}
+    assert figures.save(tmp_path, "many", data, packages=packages).is_file()
+
+
+@pytest.mark.parametrize("data", [LABELS | {"kind": "pie", "series": {}}, LABELS | {"series": {}}], ids=["pie", "none"])
+def test_an_unknown_kind_is_refused_and_nothing_is_written(tmp_path, packages, data):
+    with pytest.raises(InputError, match="figure kind must be one of lines, bars, road"):
+        figures.save(tmp_path / "figures", "pie", data, packages=packages)
+    assert not list((tmp_path / "figures").glob("*"))
+
+
+def test_without_a_font_with_hangul_it_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "HANGUL_FONTS", ("No Such Font",))
+    with pytest.raises(InputError, match=r"no font with Hangul.*No Such Font.*Notebook 01_tokenizers installs one"):
+        figures.hangul_font(tmp_path)
+
+
+def test_the_font_of_the_text_packages_comes_first(tmp_path):
+    path = tmp_path / figures.FONT_FILE
+    path.parent.mkdir(parents=True)
+    shutil.copyfile(font_manager.findfont("DejaVu Sans"), path)
+    assert figures.hangul_font(tmp_path).get_file() == str(path)

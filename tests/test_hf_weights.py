@@ -1,0 +1,156 @@
+"""Hugging Face directories: what is read, what is written, what is refused and how it is said."""
+
+import json
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from openko import hf_weights, llama
+from openko.errors import InputError
+from openko.rope import Llama3Scaling, Rope
+from openko.training.sharding import place_tree
+
+from conftest import lively_parameters, small_config
+
+SCALING = Llama3Scaling(factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192)
+
+
+@pytest.fixture
+def model(tmp_path, config):
+    hf_weights.save(tmp_path, config, lively_parameters(config), shard_bytes=30_000)
+    return tmp_path
+
+
+def edit_config(directory, **fields):
+    path = directory / "config.json"
+    raw = json.loads(path.read_text())
+    for name, value in fields.items():
+        raw.pop(name, None) if value is ... else raw.update({name: value})
+    path.write_text(json.dumps(raw))
+
+
+@pytest.mark.parametrize("config", [
+    small_config(), small_config(tie_word_embeddings=True, rms_norm_eps=1e-6, initializer_range=0.01),
+    small_config(rope=Rope(theta=1e4, scaling=SCALING), max_position_embeddings=131_072),
+])  # fmt: skip
+def test_config_there_and_back_is_the_identity(config):
+    carried = {"bos_token_id": 1, "eos_token_id": [2, 9], "torch_dtype": "bfloat16"}
+    raw = hf_weights.config_to_hf(config, carried)
+    again, carried_again = hf_weights.config_from_hf(raw)
+    assert again == config and carried_again == carried | {"architectures": ["LlamaForCausalLM"]}
+    assert hf_weights.config_to_hf(again, carried_again) == raw
+
+
+def test_weights_there_and_back_are_the_identity(model, config):
+    again, parameters = hf_weights.load(model)
+    assert again == config and (model / hf_weights.INDEX).exists()
+    jax.tree.map(np.testing.assert_array_equal, parameters, lively_parameters(config))
+
+
+def test_the_published_config_of_llama_3_is_read():
+    raw = {
+        "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 128000,
+        "eos_token_id": 128001, "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 14336,
+        "max_position_embeddings": 8192, "model_type": "llama", "num_attention_heads": 32, "num_hidden_layers": 32,
+        "num_key_value_heads": 8, "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": None, "rope_theta": 500000.0,
+        "tie_word_embeddings": False, "torch_dtype": "bfloat16", "transformers_version": "4.40.0.dev0", "use_cache": True,
+        "vocab_size": 128256,
+    }  # fmt: skip
+    from openko.profiles import MODELS
+
+    assert hf_weights.config_from_hf(raw)[0] == MODELS["llama-3-8b"]
+
+
+@pytest.mark.parametrize(("fields", "said"), [
+    ({"sliding_window": 4096}, "sliding_window"),
+    ({"attention_bias": True}, "attention_bias"),
+    ({"hidden_act": "gelu"}, "hidden_act"),
+    ({"model_type": "mistral"}, "model_type"),
+    ({"hidden_size": ...}, "hidden_size"),
+    ({"rope_theta": ..., "rope_parameters": ..., "rope_scaling": ...}, "rope_theta is missing"),
+    ({"rope_theta": 1e4}, "one of them is wrong"),
+    ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
+    ({"num_key_value_heads": 3}, "multiple"),
+])  # fmt: skip
+def test_configs_that_would_be_another_model_are_refused(model, fields, said):
+    edit_config(model, **fields)
+    with pytest.raises(InputError, match=said):
+        hf_weights.load(model)
+
+
+@pytest.mark.parametrize("gone", [{"rope_theta": ...}, {"rope_parameters": ...}])
+def test_either_style_of_theta_is_enough(model, config, gone):
+    edit_config(model, **gone)
+    assert hf_weights.read_config(model)[0] == config
+
+
+def test_a_known_theta_can_be_given_for_a_directory_that_lost_it(model):
+    edit_config(model, rope_theta=..., rope_parameters=...)
+    assert hf_weights.read_config(model, rope=Rope(theta=7e5))[0].rope.theta == 7e5
+
+
+def test_a_tensor_of_another_shape_is_named(model):
+    edit_config(model, intermediate_size=81)
+    with pytest.raises(InputError, match=r"mlp\.\w+_proj\.weight has shape"):
+        hf_weights.load(model)
+
+
+def test_a_missing_and_a_truncated_shard_are_named(model):
+    shard = sorted(model.glob("*.safetensors"))[1]
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-100])
+    with pytest.raises(InputError, match=shard.name):
+        hf_weights.load(model)
+    shard.unlink()
+    with pytest.raises(InputError, match=shard.name):
+        hf_weights.load(model)
+
+
+def test_missing_directories_and_foreign_formats_are_named(tmp_path):
+    with pytest.raises(InputError, match="nowhere"):
+        hf_weights.Tensors(tmp_path / "nowhere")
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(InputError, match="model.safetensors"):
+        hf_weights.Tensors(tmp_path)
+
+
+def test_a_tied_model_may_repeat_its_embedding_but_not_contradict_it(tmp_path):
+    config = small_config(tie_word_embeddings=False)
+    parameters = lively_parameters(config)
+    hf_weights.save(tmp_path, config, parameters)
+    edit_config(tmp_path, tie_word_embeddings=True)
+    with pytest.raises(InputError, match="lm_head"):
+        hf_weights.load(tmp_path)
+    hf_weights.save(tmp_path, config, parameters | {"lm_head": parameters["embed_tokens"]})
+    edit_config(tmp_path, tie_word_embeddings=True)
+    assert "lm_head" not in hf_weights.load(tmp_path)[1]
+
+
+def test_interleaved_models_are_not_exported_as_half_split(tmp_path):
+    config = small_config(rope=Rope(theta=5e5, layout="interleaved"))
+    with pytest.raises(InputError, match="half-split"):
+        hf_weights.save(tmp_path, config, lively_parameters(config))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_saving_in_half_precision_rounds_once(tmp_path, config, dtype):
+    parameters = lively_parameters(config)
+    hf_weights.save(tmp_path, config, parameters, dtype=dtype)
+    stored = hf_weights.load(tmp_path)[1]["layers"]["mlp"]["up_proj"]
+    expected = np.asarray(parameters["layers"]["mlp"]["up_proj"]).astype(getattr(ml_dtypes, dtype, dtype))
+    np.testing.assert_array_equal(np.asarray(stored), expected)
+
+
+def test_each_device_reads_only_its_slices(model, config, monkeypatch):
+    mesh = Mesh(np.array(jax.devices()[:4]).reshape(1, 2, 2), ("data", "fsdp", "tensor"))
+    shardings = place_tree(mesh, llama.logical_axes(config), llama.abstract(config))
+    read, plain = [], hf_weights.Tensors.read
+    monkeypatch.setattr(hf_weights.Tensors, "read", lambda self, name, index=slice(None): read.append((name, index)) or plain(self, name, index))
+    _, parameters = hf_weights.load(model, shardings=shardings)
+    jax.tree.map(np.testing.assert_array_equal, parameters, lively_parameters(config))
+    q_parts = [index for name, index in read if name == "model.layers.0.self_attn.q_proj.weight"]
+    assert len(q_parts) == 4  # one for each device, a quarter of [64, 48] each
+    assert all((rows.stop - rows.start, columns.stop - columns.start) == (32, 24) for rows, columns in q_parts)
