@@ -82,9 +82,7 @@ def splash(q, k, v, segment_ids, *, mesh: Mesh, batch_axes, head_axis, interpret
     tokens = PartitionSpec(batch_axes, None)
     by_head = PartitionSpec(batch_axes, None, head_axis, None)
 
-    @functools.partial(
-        jax.shard_map, mesh=mesh, in_specs=(by_head, by_head, by_head, tokens), out_specs=by_head, check_vma=False
-    )
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(by_head, by_head, by_head, tokens), out_specs=by_head, check_vma=False)
     def on_chip(q, k, v, segments):
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # the kernel wants [heads, seq, head_dim]
         run = jax.vmap(lambda q, k, v, s: kernel(q, k, v, segment_ids=kernels.SegmentIds(s, s)))

@@ -7,7 +7,6 @@ read in windows that overlap by half, and each token is scored once, with half a
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -26,6 +25,8 @@ class BitsPerByte:
     """
 
     def __init__(self, config: LlamaConfig, tokenizer: Tokenizer, texts: dict[str, list[str]], *, context: int):
+        if context < 1:
+            raise InputError(f"context must be at least 1 token, found {context}")
         self.bytes = {name: sum(len(t.encode()) for t in documents) for name, documents in texts.items()}
         for name, size in self.bytes.items():
             if not size:

@@ -61,7 +61,8 @@ def fit(
     answer = rehearsal.compile_for(profile, topology) if compile else rehearsal.estimate(profile, topology)
     _print_record(answer, as_json)
     if not as_json:
-        print(f"bounds: {rehearsal.MFU_HIGH:.0%} MFU as MaxText publishes for v5e-256, {rehearsal.MFU_LOW:.0%} is a cautious guess, not a measurement")
+        high, low = rehearsal.MFU_HIGH, rehearsal.MFU_LOW
+        print(f"bounds: {high:.0%} MFU as MaxText publishes for v5e-256; {low:.0%} is a cautious guess, not a measurement")
 
 
 @app.command()
@@ -143,7 +144,7 @@ def bits_per_byte(
     from openko import hf_weights, tokenizers
     from openko.bits_per_byte import BitsPerByte
 
-    documents = {path.name: [_read_text(path)] for path in text}
+    documents = {str(path): [_read_text(path)] for path in text}
     config, parameters = hf_weights.load(directory)
     _print_record(BitsPerByte(config, tokenizers.load(directory), documents, context=context)(parameters), as_json)
 
@@ -159,7 +160,7 @@ def verify(directory: Path, as_json: AsJson = False):
 
 @app.command()
 def figures(
-    results: Annotated[Path, typer.Option("--from", help="a finished run; without it the committed JSON is drawn again")] = None,
+    results: Annotated[Path | None, typer.Option("--from", help="a finished run; without it the committed JSON is drawn again")] = None,
     packages: Annotated[Path, typer.Option(help="where the Hangul font lies")] = Path("runs/laptop/packages"),
 ):
     """Refresh the committed figures/ from a run's results."""
@@ -190,8 +191,12 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a directory: --text takes one UTF-8 file") from None
     except UnicodeDecodeError as problem:
-        raise InputError(f"{path} is not UTF-8 ({problem.reason} at byte {problem.start}): convert it with iconv -f cp949 -t utf-8") from None
+        raise InputError(
+            f"{path} is not UTF-8 ({problem.reason} at byte {problem.start}): convert it with iconv -f cp949 -t utf-8"
+        ) from None
 
 
 def _print_record(record: dict, as_json: bool) -> None:
@@ -210,7 +215,9 @@ def _print_rows(rows: list[dict], as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*rows[0])
+    table = Table(box=None, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, no_wrap=name != "hardware")  # 80 columns hold all the names and numbers
     for row in rows:
         table.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()))
     Console().print(table)
@@ -228,9 +235,10 @@ def main() -> None:
             raise
         print(f"openko: {problem.strerror}: {problem.filename}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("openko: interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == 130:  # what typer makes of an interrupt
+            print("openko: interrupted; the same command goes on from here", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ def badges(name: str) -> str:
     """Markdown of the Colab, Kaggle and GitHub badges of a notebook."""
     address = repository()
     path = f"blob/main/notebooks/{name}.ipynb"
+    on_colab = address.removeprefix("https://").removesuffix(".git").replace("github.com", "github")
     opened = {
-        "Colab": f"https://colab.research.google.com/{address.removeprefix('https://').removesuffix('.git').replace('github.com', 'github')}/{path}",
+        "Colab": f"https://colab.research.google.com/{on_colab}/{path}",
         "Kaggle": f"https://kaggle.com/kernels/welcome?src={address}/{path}",
         "GitHub": f"{address}/{path}",
     }
@@ -41,7 +42,7 @@ def badges(name: str) -> str:
 def set_up() -> str:
     """The set-up cell: on Colab and Kaggle it brings openko and what the image lacks; where openko is, nothing."""
     folder = repository().rsplit("/", 1)[-1]
-    return f"""# Colab, Kaggle: 저장소를 받아 설치합니다. 그 밖의 곳에서는 아무 일도 하지 않습니다. · Does nothing where openko is installed.
+    return f"""# Colab, Kaggle: 저장소를 받아 설치합니다. 이미 있으면 아무 일도 하지 않습니다. · Does nothing where openko is installed.
 import importlib.util, subprocess, sys
 if importlib.util.find_spec("openko") is None:
     subprocess.run(["git", "clone", "--depth", "1", "{repository()}"], check=True)

@@ -39,18 +39,22 @@ def hangul_font(packages: Path) -> font_manager.FontProperties:
 def save(directory: Path, name: str, data: dict, *, packages: Path) -> Path:
     """Write NAME.json and NAME.png into `directory`; returns the picture's path."""
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(data, indent=1, ensure_ascii=False)
+    # From the JSON and not from the objects, so that drawing again tomorrow gives the same bytes.
+    figure = draw(json.loads(text), hangul_font(packages))
+    directory.mkdir(parents=True, exist_ok=True)
     (directory / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     picture = directory / f"{name}.png"
-    # From the JSON and not from the objects, so that drawing again tomorrow gives the same bytes.
-    draw(json.loads(text), hangul_font(packages)).savefig(picture, dpi=110, metadata={"Software": None})
+    figure.savefig(picture, dpi=110, metadata={"Software": None})
     return picture
 
 
 def redraw(directory: Path, *, packages: Path) -> list[Path]:
     """Draw every JSON of a directory again."""
-    return [save(directory, path.stem, json.loads(path.read_text(encoding="utf-8")), packages=packages) for path in sorted(Path(directory).glob("*.json"))]
+    return [
+        save(directory, path.stem, json.loads(path.read_text(encoding="utf-8")), packages=packages)
+        for path in sorted(Path(directory).glob("*.json"))
+    ]
 
 
 def draw(data: dict, font: font_manager.FontProperties) -> Figure:
@@ -86,8 +90,8 @@ def _bars(axes, data: dict) -> None:
     width = 0.8 / len(data["series"])
     for i, (name, values) in enumerate(data["series"].items()):
         places = [x + (i - (len(data["series"]) - 1) / 2) * width for x in range(len(labels))]
-        bars = axes.bar(places, [values[label] for label in labels], width, color=COLOURS[i], label=name)
-        axes.bar_label(bars, fmt="%.3g", fontsize=8)
+        bars = axes.bar(places, [values[label] for label in labels], width, color=COLOURS[i % len(COLOURS)], label=name)
+        axes.bar_label(bars, fmt="{:,.4g}", fontsize=8)
     axes.set_xticks(range(len(labels)), labels)
     axes.grid(axis="x", visible=False)
 
@@ -96,4 +100,9 @@ def _road(axes, data: dict) -> None:
     for (name, (x, y)), colour in zip(data["series"].items(), COLOURS * 9, strict=False):
         axes.plot([x], [y], "o", color=colour, markersize=9, label=name)
     for start, stop in data["arrows"]:
-        axes.annotate("", xy=data["series"][stop], xytext=data["series"][start], arrowprops={"arrowstyle": "->", "color": "#666666", "shrinkA": 6, "shrinkB": 6})
+        axes.annotate(
+            "",
+            xy=data["series"][stop],
+            xytext=data["series"][start],
+            arrowprops={"arrowstyle": "->", "color": "#666666", "shrinkA": 6, "shrinkB": 6},
+        )

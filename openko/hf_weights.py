@@ -303,7 +303,9 @@ def write_tensors(directory: Path, tensors: Iterable, *, shard_bytes: int) -> No
             size = 0
         shards[-1].append((*entry, length))
         size += length
-    names = ["model.safetensors"] if len(shards) == 1 else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    names = (
+        ["model.safetensors"] if len(shards) == 1 else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    )
     for name, shard in zip(names, shards, strict=True):
         _write_shard(directory / name, shard)
     if len(shards) > 1:

@@ -107,10 +107,7 @@ class Attention(nnx.Module):
     def __call__(self, x, angles, attend):
         """x [batch, seq, hidden], angles fp32 [batch, seq, head_dim / 2]; `attend(q, k, v)` sees the heads."""
         batch, seq, _ = x.shape
-        q, k, v = (
-            linear(x, w[...]).reshape(batch, seq, -1, self.config.head_dim)
-            for w in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        q, k, v = (linear(x, w[...]).reshape(batch, seq, -1, self.config.head_dim) for w in (self.q_proj, self.k_proj, self.v_proj))
         rope = self.config.rope
         out, cache = attend(rotate(q, angles, rope), rotate(k, angles, rope), v)
         return linear(out.reshape(batch, seq, -1), self.o_proj[...]), cache
@@ -168,9 +165,7 @@ class Llama(nnx.Module):
 
         stacked = c.num_hidden_layers
         self.embed_tokens = normal(c.vocab_size, c.hidden_size)
-        self.layers = Layer(
-            c, lambda *shape: normal(stacked, *shape), lambda *shape: nnx.Param(jnp.ones((stacked, *shape), param_dtype))
-        )
+        self.layers = Layer(c, lambda *shape: normal(stacked, *shape), lambda *shape: nnx.Param(jnp.ones((stacked, *shape), param_dtype)))
         self.norm = nnx.Param(jnp.ones((c.hidden_size,), param_dtype))
         if not c.tie_word_embeddings:
             self.lm_head = normal(c.vocab_size, c.hidden_size)

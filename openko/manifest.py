@@ -134,6 +134,7 @@ def build(
     `make` as it lies, so that it can go on.
     """
     directory = Path(directory)
+    _check_place(directory, inputs)
     described, code = describe_inputs(inputs), code_fingerprint(module)
     recipe = json.loads(json.dumps(recipe))  # tuples become lists, as they will when read back
     partial = directory.with_name(directory.name + ".partial")
@@ -154,18 +155,36 @@ def build(
             (partial / ".making").unlink()
             manifest = Manifest(kind=kind, recipe=recipe, inputs=described, code=code, files=hash_files(partial), facts=facts)
             write_json(partial / NAME, asdict(manifest))
+            # The old one steps aside in one move: at no moment is half a directory under the final name.
+            old = directory.with_name(directory.name + ".old")
+            shutil.rmtree(old, ignore_errors=True)
             if directory.exists():
-                shutil.rmtree(directory)
+                os.replace(directory, old)
             os.replace(partial, directory)
+            shutil.rmtree(old, ignore_errors=True)
             return manifest
     except filelock.Timeout:
         raise InputError(f"{directory} is being written by another process: wait for it or choose another place") from None
     except OSError as problem:
-        if problem.errno == errno.ENOSPC:
-            raise InputError(f"no space left while writing {partial}: free some and run again; nothing was put under {directory}") from problem
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(
+                f"no space left while writing {partial}: free some and run again; nothing was put under {directory}"
+            ) from problem
         if problem.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise InputError(f"no permission to write {problem.filename or directory}: choose another --out") from problem
         raise
+
+
+def _check_place(directory: Path, inputs: dict[str, Path]) -> None:
+    """Only what openko made, or an empty directory, may be replaced, and never one of the inputs."""
+    for path in (directory, *directory.parents):
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is a file, not a directory: choose another place")
+    if directory.is_dir() and any(directory.iterdir()) and not (directory / NAME).is_file():
+        raise InputError(f"{directory} is not empty and has no {NAME}, so it is not openko's: choose another place, or delete it yourself")
+    for name, path in inputs.items():
+        if directory.resolve() == Path(path).resolve():
+            raise InputError(f"{directory} is also the input {name!r}, which would be replaced: choose another place")
 
 
 def _prepare(partial: Path, making: str) -> None:
@@ -214,6 +233,6 @@ def _imports(tree: ast.AST) -> set[str]:
 
 def _without_docstrings(tree: ast.AST) -> ast.AST:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]
     return tree

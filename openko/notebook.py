@@ -112,6 +112,7 @@ def start(notebook: str, namespace: dict) -> Run:
         value = namespace.get(name, default)
         if type(value) is not type(default) and not (type(default) is float and type(value) is int):
             raise InputError(f"{notebook}: parameter {name} must be a {type(default).__name__}, found {value!r}")
+    os.chdir(ROOT)  # relative directories count from the repository, wherever Jupyter started
     profile = profiles.get(namespace["profile"] or os.environ.get("OPENKO_PROFILE") or "laptop")
     for name, stage in (("base_dir", profile.pretraining), ("chat_dir", profile.chat_tuning)):
         if stage is None and name in declared and not namespace[name]:
@@ -122,7 +123,6 @@ def start(notebook: str, namespace: dict) -> Run:
         # Before jax is imported: the same bits on a machine that also has an accelerator, and no search for a TPU.
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.chdir(ROOT)
     out = Path(namespace["out_dir"] or os.environ.get("OPENKO_OUT") or f"runs/{profile.name}")
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -37,9 +37,12 @@ def _index(out: Path, summary: dict, titles: dict[str, str]) -> str:
         ("model", "Korean, bits per byte", "English, bits per byte"),
         [(f"<code>{html.escape(n)}</code>", f"{v['ko']:.3f}", f"{v['en']:.3f}") for n, v in measured.items()],
     )
-    models = _table(("model", "directory"), [(f"<code>{html.escape(n)}</code>", f"<code>{html.escape(p)}</code>") for n, p in summary["models"].items()])
+    models = _table(
+        ("model", "directory"), [(f"<code>{html.escape(n)}</code>", f"<code>{html.escape(p)}</code>") for n, p in summary["models"].items()]
+    )
     figures = "".join(
-        f'<figure><a href="figures/{p.stem}.json"><img src="figures/{p.name}" alt="{p.stem}"></a></figure>' for p in sorted((out / "figures").glob("*.png"))
+        f'<figure><a href="figures/{p.stem}.json"><img src="figures/{p.name}" alt="{p.stem}"></a></figure>'
+        for p in sorted((out / "figures").glob("*.png"))
     )
     return (
         f'<!doctype html><html lang="ko"><meta charset="utf-8"><title>openko · {summary["profile"]}</title><style>{STYLE}</style>'

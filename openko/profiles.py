@@ -33,8 +33,7 @@ class LlamaConfig:
     def __post_init__(self):
         if self.num_attention_heads % self.num_key_value_heads:
             raise InputError(
-                f"num_attention_heads ({self.num_attention_heads}) must be a multiple of "
-                f"num_key_value_heads ({self.num_key_value_heads})"
+                f"num_attention_heads ({self.num_attention_heads}) must be a multiple of num_key_value_heads ({self.num_key_value_heads})"
             )
         if self.head_dim % 2:
             raise InputError(f"head_dim must be even to be rotated in pairs, found {self.head_dim}")

@@ -8,6 +8,7 @@ compiler's own. It runs in a process of its own, for jax fixes its platform when
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import resource
 import subprocess
@@ -17,7 +18,7 @@ import time
 import numpy as np
 
 from openko.errors import InputError
-from openko.profiles import PROFILES, Profile, LlamaConfig, MODELS
+from openko.profiles import MODELS, PROFILES, LlamaConfig, Profile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +37,14 @@ MFU_HIGH, MFU_LOW = 0.61, 0.40
 
 
 def chips_of(topology: str) -> tuple[Chip, int]:
-    """"v5e:16x16" -> the chip and 256."""
+    """ "v5e:16x16" -> the chip and 256."""
     kind, _, grid = topology.partition(":")
     try:
-        count = int(np.prod([int(n) for n in grid.split("x")]))
+        sides = [int(n) for n in grid.split("x")]
     except ValueError:
-        count = 0
-    if kind not in CHIPS or count < 1:
+        sides = [0]
+    count = math.prod(sides)
+    if kind not in CHIPS or min(sides) < 1:
         raise InputError(f"topology {topology!r} is not KIND:AxB with KIND one of {', '.join(CHIPS)}; for example v5e:16x16")
     return CHIPS[kind], count
 
@@ -50,6 +52,8 @@ def chips_of(topology: str) -> tuple[Chip, int]:
 def profile_for(model: str, topology: str, batch_size: int | None = None) -> Profile:
     """The profile that trains `model` on as many chips as `topology` has, with another batch if one is given."""
     _, count = chips_of(topology)
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch must be at least 1 sequence, found {batch_size}")
     if model not in MODELS:
         raise InputError(f"unknown model {model!r}: choose one of {', '.join(MODELS)}")
     trained = [p for p in PROFILES.values() if p.platform == "tpu"]
@@ -122,9 +126,7 @@ def compile_for(profile: Profile, topology: str) -> dict:
         raise InputError("compiling for a TPU needs the package libtpu: pip install -e '.[rehearsal]'")
     request = {"profile": profile.name, "topology": topology, "batch_size": profile.continued.batch_size}
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
-    child = subprocess.run(
-        [sys.executable, "-m", "openko.rehearsal", json.dumps(request)], capture_output=True, text=True, env=environment
-    )
+    child = subprocess.run([sys.executable, "-m", "openko.rehearsal", json.dumps(request)], capture_output=True, text=True, env=environment)
     if child.returncode:
         raise InputError(f"the TPU compiler refused {profile.name} on {topology}:\n{child.stderr[-3000:]}")
     answer = json.loads(child.stdout.splitlines()[-1])

@@ -51,9 +51,7 @@ class Rope:
         s = self.scaling
         wavelength = 2 * np.pi / freq
         # Fast pairs stay, slow pairs turn `factor` times more slowly, those between are blended (Llama-3.1).
-        blend = (s.original_max_position_embeddings / wavelength - s.low_freq_factor) / (
-            s.high_freq_factor - s.low_freq_factor
-        )
+        blend = (s.original_max_position_embeddings / wavelength - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)
         blend = np.clip(blend, 0.0, 1.0)
         return ((1 - blend) * freq / s.factor + blend * freq).astype(np.float32)
 

@@ -39,7 +39,7 @@ def write(directory: Path, documents: Iterable, *, with_mask: bool = False, shar
         tokens, mask = document if with_mask else (document, None)
         if not files:
             names = ("tokens", "mask") if with_mask else ("tokens",)
-            files, offsets = {n: open(directory / f"{n}-{shards:05d}.bin", "wb") for n in names}, [0]
+            files, offsets = {n: open(directory / f"{n}-{shards:05d}.bin", "wb") for n in names}, [0]  # noqa: SIM115 (closed by close)
         files["tokens"].write(np.asarray(tokens, TOKEN).tobytes())
         if with_mask:
             if len(mask) != len(tokens):
@@ -69,7 +69,8 @@ class TokenShards:
         numbers = range(self.manifest.facts["shards"])
 
         def mapped(name, dtype):
-            return [np.memmap(directory / f"{name}-{n:05d}.bin", dtype, mode="r") for n in numbers]
+            paths = [directory / f"{name}-{n:05d}.bin" for n in numbers]
+            return [np.memmap(p, dtype, mode="r") if p.stat().st_size else np.empty(0, dtype) for p in paths]
 
         self._tokens, self._offsets = mapped("tokens", TOKEN), mapped("offsets", OFFSET)
         self._masks = mapped("mask", MASK) if (directory / "mask-00000.bin").exists() else None
@@ -95,6 +96,8 @@ class TokenShards:
         return self._slice(self._masks, document)
 
     def _slice(self, arrays, document: int):
+        if not 0 <= document < len(self):
+            raise IndexError(f"document {document} of {len(self)}")
         shard = int(np.searchsorted(self._first, document, side="right")) - 1
         start, stop = self._offsets[shard][document - self._first[shard] :][:2]
         return arrays[shard][int(start) : int(stop)]

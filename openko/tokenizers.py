@@ -5,14 +5,17 @@ same ids as Hugging Face's tokenizer.json, three times as fast. Everything else 
 tokenizer.json.
 """
 
+import base64
 import hashlib
 import importlib.util
 import json
+import re
 import shutil
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
+import jinja2
 import tokenizers as hf
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -85,13 +88,22 @@ class Tokenizer:
         if not self.chat_template:
             raise InputError(f"tokenizer {self.name} has no chat template: take the directory of a chat model, or prompt it as plain text")
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        template = environment.from_string(self.chat_template)
-        return template.render(messages=messages, add_generation_prompt=add_generation_prompt, bos_token=BEGIN, eos_token=END)
+        environment.globals["raise_exception"] = _refuse  # what templates call for turns that they do not know
+        try:
+            template = environment.from_string(self.chat_template)
+            return template.render(messages=messages, add_generation_prompt=add_generation_prompt, bos_token=BEGIN, eos_token=END)
+        except jinja2.TemplateError as problem:
+            raise InputError(f"the chat template of tokenizer {self.name} cannot be used: {problem}") from problem
 
     def encode_chat(self, messages: list[dict], *, add_generation_prompt: bool = True) -> list[int]:
         """Ids of a chat. The template's own special tokens become ids; those inside a message's text do not."""
         # Text that a person typed must not end a turn: it is taken out of the template's way and put back as text.
-        held = [{"role": m["role"], "content": f"\x00{i}\x00"} for i, m in enumerate(messages)]
+        # Its outer spaces stay, for it is the template that decides whether to trim them.
+        texts = [m["content"].strip() for m in messages]
+        held = [
+            {"role": m["role"], "content": m["content"].replace(text, f"\x00{i}\x00", 1) if text else m["content"]}
+            for i, (m, text) in enumerate(zip(messages, texts, strict=True))
+        ]
         rendered = self.chat_text(held, add_generation_prompt=add_generation_prompt)
         ids, text = [], ""
         for piece in _cut_at(rendered, self.special):
@@ -99,9 +111,7 @@ class Tokenizer:
                 ids += self.encode(text) if text else []
                 ids, text = [*ids, self.special[piece]], ""
             else:
-                for i, message in enumerate(messages):
-                    piece = piece.replace(f"\x00{i}\x00", message["content"].strip())
-                text += piece
+                text += re.sub("\x00(\\d+)\x00", lambda m: texts[int(m[1])], piece)
         return ids + (self.encode(text) if text else [])
 
 
@@ -154,10 +164,11 @@ class Llama3Tokenizer(Tokenizer):
 
     def __init__(self, path: Path, name: str = "llama-3"):
         import tiktoken
-        from tiktoken.load import load_tiktoken_bpe
 
         self.name = name
-        self._ranks = load_tiktoken_bpe(str(path))
+        # Not tiktoken's own reader, which keeps a copy in /tmp and then reads only that.
+        lines = (line.split() for line in Path(path).read_bytes().splitlines() if line)
+        self._ranks = {base64.b64decode(piece): int(rank) for piece, rank in lines}
         self.special = {token: len(self._ranks) + i for i, token in enumerate(special_tokens(256))}
         self.vocab_size = len(self._ranks) + len(self.special)
         self._encoding = tiktoken.Encoding(name, pat_str=PATTERN, mergeable_ranks=self._ranks, special_tokens=self.special)
@@ -206,7 +217,13 @@ def _chat_template(directory: Path) -> str:
     settings = directory / "tokenizer_config.json"
     if not settings.is_file():
         return ""
-    return json.loads(settings.read_text(encoding="utf-8")).get("chat_template") or ""
+    try:
+        template = json.loads(settings.read_text(encoding="utf-8")).get("chat_template") or ""
+    except (ValueError, AttributeError) as problem:
+        raise InputError(f"{settings} cannot be read: {problem}") from None
+    if isinstance(template, list):  # several templates by name: an older form
+        template = {t["name"]: t["template"] for t in template}.get("default", "")
+    return template
 
 
 def train(texts: Iterable[str], vocab_size: int, name: str, specials: int = 16) -> HFTokenizer:
@@ -249,6 +266,8 @@ def train_directory(directory: Path, *, corpus: Path, texts: list[str], vocab_si
 
 def measure(tokenizer: Tokenizer, texts: list[str]) -> dict:
     """What texts cost: tokens, UTF-8 bytes, eojeol (space-separated words), Hangul syllables, and their ratios."""
+    if not any(t.split() for t in texts):
+        raise InputError(f"there is no text to measure tokenizer {tokenizer.name} on")
     tokens = sum(len(ids) for ids in tokenizer.encode_batch(texts))
     size = sum(len(t.encode()) for t in texts)
     eojeol = sum(len(t.split()) for t in texts)
@@ -262,6 +281,10 @@ def measure(tokenizer: Tokenizer, texts: list[str]) -> dict:
         "tokens_per_eojeol": tokens / eojeol,
         "tokens_per_syllable": tokens / syllables if syllables else None,
     }
+
+
+def _refuse(message: str):
+    raise jinja2.TemplateError(message)
 
 
 def _cut_at(text: str, special: dict[str, int]) -> list[str]:

@@ -213,8 +213,10 @@ class _Display:
     """One line over the whole run: notebook, cell, what it last said, time left."""
 
     def __init__(self, console: Console):
-        columns = (TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(),
-                   TextColumn("left {task.fields[left]}"), TextColumn("[dim]{task.fields[said]}"))  # fmt: skip
+        columns = (
+            TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(), TextColumn("left {task.fields[left]}"), TextColumn("[dim]{task.fields[said]}"),
+        )  # fmt: skip
         self._console, self._progress = console, Progress(*columns, console=console, transient=True)
         self._done, self._began, self._last_line = 0.0, time.monotonic(), 0.0
 
@@ -233,7 +235,9 @@ class _Display:
 
     def cell(self, name: str, number: int, cells: int) -> None:
         inside = SHARES[name] * number / cells
-        self._progress.update(self._task, description=f"{name} cell {number + 1}/{cells}", completed=self._done + inside, left=self._left(inside))
+        self._progress.update(
+            self._task, description=f"{name} cell {number + 1}/{cells}", completed=self._done + inside, left=self._left(inside)
+        )
 
     def say(self, line: str) -> None:
         room = max(20, shutil.get_terminal_size().columns - 80)

@@ -7,19 +7,20 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from conftest import lively_parameters, small_config
 
 from openko import chat_vector, hf_weights, manifest
 from openko.errors import InputError
 from openko.hf_weights import Tensors
-
-from conftest import lively_parameters, small_config
 
 
 @pytest.fixture
 def three(tmp_path, config):
     """base, chat and target directories, in three dtypes and three shardings."""
     base = lively_parameters(config, 0)
-    moved = {name: jax.tree.map(lambda b, d: b + 0.05 * d, base, lively_parameters(config, seed)) for name, seed in (("chat", 1), ("target", 2))}
+    moved = {
+        name: jax.tree.map(lambda b, d: b + 0.05 * d, base, lively_parameters(config, seed)) for name, seed in (("chat", 1), ("target", 2))
+    }
     for (name, parameters), dtype, shard in zip(
         {"base": base, **moved}.items(), ("float32", "float16", "bfloat16"), (10**9, 30_000, 50_000), strict=True
     ):

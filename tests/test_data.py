@@ -154,6 +154,15 @@ def test_every_pass_has_an_order_of_its_own(directory):
     assert sorted(first) == sorted(second) and first.tolist() != second.tolist()
 
 
+def test_documents_follow_one_another_in_an_order_of_the_seed_and_the_pass(directory):
+    def borders(made):
+        return {pair for b in made for pair in zip(b["tokens"][b["weights"] == 0], b["targets"][b["weights"] == 0], strict=True)}
+
+    made, other = run(directory, training(steps=20, seed=3)), run(directory, training(seed=4))
+    first, second, another = borders(made[:10]), borders(made[10:]), borders(other)
+    assert max(len(first & second), len(first & another), len(second & another)) < len(first) / 2
+
+
 def test_neighbouring_windows_of_one_long_document_are_spread_over_the_steps(tmp_path):
     data = write(tmp_path / "shards", [list(range(40 * WIDTH))])
     first = run(data, training())[0]["tokens"][:, 0]

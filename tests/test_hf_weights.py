@@ -6,14 +6,13 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from conftest import lively_parameters, small_config
 from jax.sharding import Mesh
 
 from openko import hf_weights, llama
 from openko.errors import InputError
 from openko.rope import Llama3Scaling, Rope
 from openko.training.sharding import place_tree
-
-from conftest import lively_parameters, small_config
 
 SCALING = Llama3Scaling(factor=32.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192)
 
@@ -113,7 +112,7 @@ def test_missing_directories_and_foreign_formats_are_named(tmp_path):
     with pytest.raises(InputError, match="nowhere"):
         hf_weights.Tensors(tmp_path / "nowhere")
     (tmp_path / "pytorch_model.bin").touch()
-    with pytest.raises(InputError, match="model.safetensors"):
+    with pytest.raises(InputError, match=r"model\.safetensors"):
         hf_weights.Tensors(tmp_path)
 
 
@@ -148,7 +147,9 @@ def test_each_device_reads_only_its_slices(model, config, monkeypatch):
     mesh = Mesh(np.array(jax.devices()[:4]).reshape(1, 2, 2), ("data", "fsdp", "tensor"))
     shardings = place_tree(mesh, llama.logical_axes(config), llama.abstract(config))
     read, plain = [], hf_weights.Tensors.read
-    monkeypatch.setattr(hf_weights.Tensors, "read", lambda self, name, index=slice(None): read.append((name, index)) or plain(self, name, index))
+    monkeypatch.setattr(
+        hf_weights.Tensors, "read", lambda self, name, index=slice(None): read.append((name, index)) or plain(self, name, index)
+    )
     _, parameters = hf_weights.load(model, shardings=shardings)
     jax.tree.map(np.testing.assert_array_equal, parameters, lively_parameters(config))
     q_parts = [index for name, index in read if name == "model.layers.0.self_attn.q_proj.weight"]

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from conftest import lively_parameters, small_config
 
 from openko import hf_weights, llama, rehearsal
 from openko.errors import InputError
 from openko.llama import KVCache
 from openko.profiles import MODELS
 from openko.rope import Llama3Scaling, Rope
-
-from conftest import lively_parameters, small_config
 
 SCALING = Llama3Scaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=512)
 POSITIONS = 2304

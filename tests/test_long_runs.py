@@ -9,11 +9,10 @@ import time
 
 import numpy as np
 import pytest
+from conftest import lively_parameters, small_config
 
 from openko import hf_weights, manifest, notebook, shards
 from openko.training import metrics
-
-from conftest import lively_parameters, small_config
 
 pytestmark = pytest.mark.slow
 

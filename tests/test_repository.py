@@ -47,7 +47,9 @@ def test_the_step_imports_neither_grain_nor_orbax_nor_datatrove():
     import subprocess
     import sys
 
-    code = "import sys, openko.training.step, openko.llama; print({'grain', 'orbax', 'datatrove', 'tokenizers', 'torch'} & set(sys.modules))"
+    code = (
+        "import sys, openko.training.step, openko.llama; print({'grain', 'orbax', 'datatrove', 'tokenizers', 'torch'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -1,17 +1,18 @@
 """RoPE as data: equal to transformers, and the arithmetic of why short prompts hide a wrong θ."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 import transformers
+from conftest import lively_parameters, small_config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from openko import llama, rope_lab
 from openko.errors import InputError
 from openko.rope import Llama3Scaling, Rope, interleave_rows, split_rows
-
-from conftest import lively_parameters, small_config
 
 SCALING = Llama3Scaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=256)
 
@@ -23,7 +24,7 @@ def test_frequencies_equal_transformers(theta, head_dim):
     np.testing.assert_allclose(Rope(theta=theta).inv_freq(head_dim), plain.numpy(), rtol=3e-7)
     config = transformers.LlamaConfig(
         hidden_size=4 * head_dim, num_attention_heads=4, head_dim=head_dim, rope_theta=theta,
-        rope_scaling={"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 256},
+        rope_scaling={"rope_type": "llama3"} | dataclasses.asdict(SCALING),
     )  # fmt: skip
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
     np.testing.assert_allclose(Rope(theta=theta, scaling=SCALING).inv_freq(head_dim), scaled.numpy(), rtol=3e-7)

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from conftest import lively_parameters, small_config
 
 from openko import hf_weights, sampling, tokenizers
 from openko.errors import InputError
 from openko.sampling import Sampler, generate, nucleus
-
-from conftest import lively_parameters, small_config
 
 SETTINGS = {"terminators": (3,), "max_new_tokens": 24}
 

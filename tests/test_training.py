@@ -9,6 +9,7 @@ import optax
 import pytest
 import torch
 import transformers
+from conftest import lively_parameters, small_config
 
 from openko import hf_weights, llama
 from openko.errors import InputError
@@ -18,11 +19,10 @@ from openko.training.loss import summed_cross_entropy
 from openko.training.optimizer import apply_updates, learning_rate, round_stochastically
 from openko.training.step import abstract_batch, abstract_state, compile_step, new_state
 
-from conftest import lively_parameters, small_config
-
 TRAINING = Training(
     steps=20, batch_size=8, sequence_length=32, peak_learning_rate=3e-3, final_learning_rate=3e-4, warmup_steps=2, clip_norm=0.5
 )
+ONE_DEVICE = MeshShape()
 STEP = StepConfig(
     attention="blocked", remat="none", unroll=1, loss_chunk=16, param_dtype="float32", compute_dtype="float32", moment_dtype="float32"
 )
@@ -34,10 +34,16 @@ def make_batch(config, seed=0):
     ids = draw.integers(0, config.vocab_size, (shape[0], shape[1] + 1), dtype=np.int32)
     weights = (draw.random(shape) < 0.7).astype(np.float32)
     positions = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
-    return {"tokens": ids[:, :-1], "targets": ids[:, 1:], "positions": positions, "segment_ids": np.zeros(shape, np.int32), "weights": weights}
+    return {
+        "tokens": ids[:, :-1],
+        "targets": ids[:, 1:],
+        "positions": positions,
+        "segment_ids": np.zeros(shape, np.int32),
+        "weights": weights,
+    }
 
 
-def run_steps(config, parameters, count, mesh_shape=MeshShape(), step=STEP):
+def run_steps(config, parameters, count, mesh_shape=ONE_DEVICE, step=STEP):
     mesh = sharding.make_mesh(mesh_shape)
     compiled = compile_step(config, TRAINING, step, mesh)
     place = lambda tree, like: jax.tree.map(lambda x, a: jax.device_put(x, a.sharding), tree, like)  # noqa: E731

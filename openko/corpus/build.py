@@ -1,6 +1,6 @@
 """Documents in, a corpus directory out: cleaned, filtered, without exact copies, with a part held out.
 
-    corpus/{ko,en}.train.jsonl  {ko,en}.heldout.jsonl  rejected.jsonl  manifest.json
+corpus/{ko,en}.train.jsonl  {ko,en}.heldout.jsonl  rejected.jsonl  manifest.json
 """
 
 import hashlib
@@ -32,7 +32,10 @@ def build(directory: Path, *, packages: Path, max_bytes: int, held_out: float = 
             read = {"ko": sources.korean(packages), "en": sources.english()}
             for language, documents in read.items():
                 kept = _clean_and_filter(documents, rejects, facts)
-                for part, chosen in _split(kept, max_bytes, held_out).items():
+                parts = _split(kept, max_bytes, held_out)
+                over = len(kept) - sum(map(len, parts.values()))
+                facts["rejected"].update({"over-max-bytes": over} if over else {})
+                for part, chosen in parts.items():
                     name = f"{language}.{part}"
                     with open(partial / f"{name}.jsonl", "w", encoding="utf-8") as out:
                         out.writelines(json.dumps(asdict(d), ensure_ascii=False) + "\n" for d in chosen)
@@ -65,7 +68,9 @@ def _clean_and_filter(documents: Iterable[Document], rejects, facts: dict) -> li
             reason = "exact-copy"
         if reason:
             facts["rejected"][reason] += 1
-            rejects.write(json.dumps({"id": document.id, "reason": reason, "copy_of": seen.get(key), "text": text}, ensure_ascii=False) + "\n")
+            rejects.write(
+                json.dumps({"id": document.id, "reason": reason, "copy_of": seen.get(key), "text": text}, ensure_ascii=False) + "\n"
+            )
         else:
             seen[key] = document.id
             kept.append(Document(**asdict(document) | {"text": text}))

@@ -26,10 +26,12 @@ def tidy_spaces(text: str) -> str:
 
 
 CLEANERS: dict[str, Callable[[str], str]] = {
+    "control-characters": drop_control_characters,  # first, for jamo may stand on both sides of one
     "nfc": nfc,
-    "control-characters": drop_control_characters,
     "spaces": tidy_spaces,
 }
+
+HANGUL = (("가", "힣"), ("ㄱ", "ㆎ"), ("\u1100", "\u11ff"), ("\ua960", "\ua97c"), ("\ud7b0", "\ud7fb"))  # syllables, jamo, old jamo
 
 MINIMUM_CHARACTERS = 50  # FineWeb-2's lower bound for Korean documents
 MINIMUM_HANGUL_SHARE = 0.25  # of characters that are not spaces (FineWeb-2, EleutherAI dps)
@@ -42,7 +44,7 @@ def hangul_share(text: str) -> float:
 
 
 def is_hangul(character: str) -> bool:
-    return "가" <= character <= "힣" or "ㄱ" <= character <= "ㆎ" or "\u1100" <= character <= "\u11ff"
+    return any(first <= character <= last for first, last in HANGUL)
 
 
 def clean(text: str) -> tuple[str, list[str]]:

@@ -54,7 +54,7 @@ def sentences(text: str) -> list[str]:
     """Plain prose sentences of 30 to 240 characters, line breaks undone; code and tables have few of them."""
     paragraphs = (" ".join(p.split()) for p in text.split("\n\n"))
     found = (s for p in paragraphs for s in re.split(r"(?<=[.!?]) (?=[A-Z])", p))
-    return [s for s in found if re.fullmatch(r"[A-Z][\w ,;:'\"()*`/-]{28,238}\.", s)]
+    return [s for s in found if re.fullmatch(r"[A-Z][\w ,;:'\"()*`/-]{28,238}\.", s, re.ASCII)]
 
 
 def write_shards(

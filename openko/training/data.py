@@ -27,6 +27,9 @@ class PackedWindows:
         self.shards, self.width, self.seed, self.windows = shards, sequence_length, seed, windows
         self.pass_tokens = int(shards.lengths.sum())
         self.pass_windows = max(1, self.pass_tokens // sequence_length)
+        # Each source keeps its own two newest passes.
+        self._order = lru_cache(maxsize=2)(self._shuffle_documents)
+        self._shuffled_windows = lru_cache(maxsize=2)(self._shuffle_windows)
 
     def __len__(self) -> int:
         return self.windows
@@ -61,14 +64,12 @@ class PackedWindows:
             "weights": ((segments[1:] == segments[:-1]) & (mask[1:] > 0)).astype(np.float32),
         }
 
-    @lru_cache(maxsize=2)  # noqa: B019 (lives as long as the run)
-    def _order(self, turn: int):
+    def _shuffle_documents(self, turn: int):
         """Documents in the order of one pass, and where each ends in it."""
         order = np.random.default_rng([self.seed, turn, 0]).permutation(len(self.shards))
         return order, np.cumsum(self.shards.lengths[order])
 
-    @lru_cache(maxsize=2)  # noqa: B019 (lives as long as the run)
-    def _shuffled_windows(self, pass_number: int):
+    def _shuffle_windows(self, pass_number: int):
         return np.random.default_rng([self.seed, pass_number, 1]).permutation(self.pass_windows)
 
 
@@ -97,6 +98,9 @@ def batches(
     if training.batch_size % hosts:
         raise InputError(f"batch_size {training.batch_size} does not divide over {hosts} hosts")
     opened = {directory: TokenShards(directory, made_by="notebook 02_corpus") for directory in sources}
+    for directory, share in sources.items():
+        if not (share > 0 and np.isfinite(share)):
+            raise InputError(f"the share of {directory} must be a number above 0, found {share}; leave the directory out for none of it")
     fingerprints = {shards.tokenizer for shards in opened.values()}
     if len(fingerprints) > 1:
         raise InputError(f"shards of different tokenizers cannot be mixed: {', '.join(map(str, opened))} have {sorted(fingerprints)}")

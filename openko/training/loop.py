@@ -76,7 +76,9 @@ def _first_state(config: LlamaConfig, profile: Profile, training: Training, wher
     """Step 0, made where it will live: no device ever holds more than its part."""
     shardings = jax.tree.map(lambda a: a.sharding, where)
     if start is None:
-        fresh = jax.jit(lambda: new_state(llama.init(config, jax.random.key(training.seed)), training, profile.step), out_shardings=shardings)
+        fresh = jax.jit(
+            lambda: new_state(llama.init(config, jax.random.key(training.seed)), training, profile.step), out_shardings=shardings
+        )
         return fresh()
     _, parameters = hf_weights.load(start, shardings=shardings.parameters)
     return jax.jit(lambda p: new_state(p, training, profile.step), out_shardings=shardings)(parameters)
@@ -86,7 +88,8 @@ def _check(config: LlamaConfig, training: Training, data: dict[Path, float], tok
     """What can be wrong before the first step, said before the first step."""
     if training.sequence_length > config.max_position_embeddings:
         raise InputError(
-            f"sequence_length {training.sequence_length} is longer than the model's max_position_embeddings {config.max_position_embeddings}"
+            f"sequence_length {training.sequence_length} is longer than the model's "
+            f"max_position_embeddings {config.max_position_embeddings}"
         )
     fingerprint = tokenizers.load(tokenizer).fingerprint
     for directory in data:

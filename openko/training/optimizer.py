@@ -24,9 +24,7 @@ def make_optimizer(training: Training, moment_dtype) -> optax.GradientTransforma
 
     return optax.chain(
         optax.clip_by_global_norm(training.clip_norm),
-        keep_dtype(
-            optax.scale_by_adam(b1=training.adam_b1, b2=training.adam_b2, eps=training.adam_eps), moment_dtype
-        ),
+        keep_dtype(optax.scale_by_adam(b1=training.adam_b1, b2=training.adam_b2, eps=training.adam_eps), moment_dtype),
         optax.add_decayed_weights(training.weight_decay, mask=decayed),
         optax.scale_by_learning_rate(learning_rate(training)),
     )
