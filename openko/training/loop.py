@@ -57,7 +57,7 @@ def _run(partial: Path, config, profile: Profile, training: Training, data, star
     with Checkpoints(partial / "checkpoints", training.checkpoint_every) as checkpoints:
         state = checkpoints.restore(where) or _first_state(config, profile, training, where, start)
         done = int(state.step)
-        rows = batches(data, training, first_step=done, host=jax.process_index(), hosts=jax.process_count(), vocab_size=config.vocab_size)
+        rows = batches(data, training, first_step=done, vocab_size=config.vocab_size)
         tokens = training.batch_size * training.sequence_length
         with Metrics(partial / METRICS, name=name, first_step=done, steps=training.steps, tokens_per_step=tokens) as metrics:
             for number, batch in enumerate(rows, start=done + 1):
@@ -86,6 +86,8 @@ def _first_state(config: LlamaConfig, profile: Profile, training: Training, wher
 
 def _check(config: LlamaConfig, training: Training, data: dict[Path, float], tokenizer: Path) -> None:
     """What can be wrong before the first step, said before the first step."""
+    if jax.process_count() > 1:
+        raise InputError(f"training over several hosts is not built yet, and this is one of {jax.process_count()}: use a single host")
     if training.sequence_length > config.max_position_embeddings:
         raise InputError(
             f"sequence_length {training.sequence_length} is longer than the model's "
