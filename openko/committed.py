@@ -76,24 +76,25 @@ def _take_outputs(content, executed_path: Path) -> None:
         raise InputError(f"{executed_path} was run from other cells than notebooks/{executed_path.name} has now: run it again")
     for cell, ran in zip(content.cells, executed, strict=True):
         if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = ran.outputs, None
+            cell.outputs = ran.outputs
 
 
 def _strip(content) -> None:
-    """No widget state, no timings, no execution counts, no machine paths."""
+    """No widget state, no timings, no machine paths; execution counts 1, 2, 3 … (nbval wants some, papermill's cell adds one)."""
     content.metadata = nbformat.from_dict({
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     })  # fmt: skip
+    count = 0
     for number, cell in enumerate(content.cells):
         cell.id = f"cell-{number:02d}"
         cell.metadata = nbformat.from_dict({"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {})
-        for output in cell.get("outputs", ()):
-            output.pop("execution_count", None)
+        if cell.cell_type != "code":
+            continue
+        cell.execution_count = count = count + 1
+        cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
+        for output in cell.outputs:
             if output.output_type == "execute_result":
-                output["execution_count"] = None
+                output.execution_count = count
             if output.output_type == "stream":
                 output.text = MACHINE_PATH.sub("", output.text)
-        if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
-            cell.execution_count = None
