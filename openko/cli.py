@@ -233,7 +233,8 @@ def main() -> None:
     except OSError as problem:
         if problem.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS):
             raise
-        print(f"openko: {problem.strerror}: {problem.filename}", file=sys.stderr)
+        where = problem.filename or "the directory that is being written"
+        print(f"openko: {where}: {problem.strerror}; mend that or choose another --out, then run the same command again", file=sys.stderr)
         sys.exit(2)
     except SystemExit as ended:
         if ended.code == 130:  # what typer makes of an interrupt

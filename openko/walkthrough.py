@@ -4,6 +4,7 @@ Which notebooks must run again is decided by content: a notebook's cells, the op
 parameters, and those of the notebooks before it.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -47,9 +48,11 @@ def walkthrough(profile_name: str, out: Path, *, console: Console | None = None)
             if known.get("key") == key and _is_whole(known, out):
                 display.skip(name)
                 continue
-            before, started = _models_and_data(out), time.monotonic()
+            started = time.monotonic()
             _execute(name, profile_name, out, display)
-            made = {d: c for d, c in _models_and_data(out).items() if before.get(d) != c or d in known.get("made", {})}
+            # Its own are all that no other notebook has: also what an interrupted attempt before this one finished.
+            of_others = {d for other, entry in state.items() if other != name for d in entry["made"]}
+            made = {d: content for d, content in _finished_directories(out).items() if d not in of_others}
             state[name] = {"key": key, "seconds": time.monotonic() - started, "made": made, "peak_rss_gb": memory.peak_gb()}
             manifest.write_json(state_path, state)
             ran.append(name)
@@ -158,10 +161,15 @@ def _is_whole(known: dict, out: Path) -> bool:
         return False
 
 
-def _models_and_data(out: Path) -> dict[str, str]:
-    """{directory below out: content} of every finished directory."""
-    paths = (p for p in sorted(out.rglob(manifest.NAME)) if not any(part.endswith(".partial") for part in p.parts))
-    return {p.parent.relative_to(out).as_posix(): manifest.read(p.parent).content for p in paths}
+def _finished_directories(out: Path) -> dict[str, str]:
+    """{directory below out: content} of every whole directory; a damaged one will be made again by its notebook."""
+    found = {}
+    for path in sorted(out.rglob(manifest.NAME)):
+        directory = path.parent.relative_to(out)
+        if not any(part.endswith((".partial", ".old")) for part in directory.parts):
+            with contextlib.suppress(InputError):
+                found[directory.as_posix()] = manifest.read(path.parent).content
+    return found
 
 
 def _summary(profile_name: str, out: Path, state: dict) -> dict:

@@ -1,6 +1,8 @@
 """openko.cli: bad input ends with one message and status 2, and nothing is written; and the main job's small parts."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -262,3 +264,15 @@ def test_an_unknown_profile_stops_the_walkthrough_before_it_writes(tmp_path):
     with pytest.raises(InputError, match="unknown profile"):
         walkthrough.walkthrough("desktop", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_full_or_forbidden_disk_is_one_message(monkeypatch, capsys, number):
+    def fail(**_):
+        raise OSError(number, os.strerror(number), "runs/laptop")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert f"runs/laptop: {os.strerror(number)}" in capsys.readouterr().err
