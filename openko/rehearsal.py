@@ -15,8 +15,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
-
 from openko.errors import InputError
 from openko.profiles import MODELS, PROFILES, LlamaConfig, Profile
 
@@ -30,6 +28,8 @@ class Chip:
 
 
 CHIPS = {"v5e": Chip(197e12, 16e9), "v6e": Chip(918e12, 32e9), "v5p": Chip(459e12, 95e9), "v4": Chip(275e12, 32e9)}
+
+BYTES = {"float32": 4, "bfloat16": 2}
 
 # What a step may reach of the peak. MaxText publishes 61.1% to 66.9% on v5e-256 for 16B and 32B models; the lower
 # bound is our guess for a first run, and says so wherever it is printed.
@@ -88,7 +88,7 @@ def estimate(profile: Profile, topology: str) -> dict:
     chip, count = chips_of(topology)
     training, step = profile.continued, profile.step
     weights = parameter_count(profile.model)
-    bytes_per_weight = np.dtype(_numpy_dtype(step.param_dtype)).itemsize + 2 * np.dtype(_numpy_dtype(step.moment_dtype)).itemsize
+    bytes_per_weight = BYTES[step.param_dtype] + 2 * BYTES[step.moment_dtype]
     tokens = training.batch_size * training.sequence_length
     flops = flops_per_token(profile.model, training.sequence_length) * tokens
     seconds = {bound: flops / (count * chip.flops * mfu) for bound, mfu in (("low", MFU_HIGH), ("high", MFU_LOW))}
@@ -152,12 +152,6 @@ def _compile_here(request: dict) -> dict:
         "compile_seconds": time.monotonic() - began,
         "compile_peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
     }
-
-
-def _numpy_dtype(name: str):
-    import ml_dtypes
-
-    return getattr(ml_dtypes, name) if name == "bfloat16" else name
 
 
 if __name__ == "__main__":
