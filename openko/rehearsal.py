@@ -37,7 +37,7 @@ MFU_HIGH, MFU_LOW = 0.61, 0.40
 
 
 def chips_of(topology: str) -> tuple[Chip, int]:
-    """ "v5e:16x16" -> the chip and 256."""
+    """The kind of chip and how many of them: "v5e:16x16" is 256 v5e."""
     kind, _, grid = topology.partition(":")
     try:
         sides = [int(n) for n in grid.split("x")]

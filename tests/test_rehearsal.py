@@ -46,8 +46,8 @@ def test_the_step_compiles_for_the_tpu_and_fits(model, topology, at_most_gb):
 
 @pytest.mark.slow
 def test_what_does_not_fit_is_refused_by_the_compiler():
-    """Eight times the batch on eight chips: the check above can fail."""
+    """Thirty-two sequences a chip: the check above can fail."""
     profile = rehearsal.profile_for("llama-3-8b", "v5e:2x4")
-    greedy = dataclasses.replace(profile.continued, batch_size=64)
+    greedy = dataclasses.replace(profile.continued, batch_size=256)
     with pytest.raises(InputError, match="refused"):
         rehearsal.compile_for(dataclasses.replace(profile, continued=greedy), "v5e:2x4")
