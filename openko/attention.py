@@ -66,7 +66,7 @@ def splash(q, k, v, segment_ids, *, mesh: Mesh, batch_axes, head_axis, interpret
     seq, heads, head_dim = q.shape[1:]
     block = min(512, seq)
     if seq % 128 or seq % block:
-        raise InputError(f"splash attention needs a sequence length that is a multiple of {block}, found {seq}")
+        raise InputError(f"splash attention needs a sequence length that is a multiple of 128, and of 512 from 512 on; found {seq}")
     head_shards = 1 if head_axis is None else mesh.shape[head_axis]
     sizes = kernels.BlockSizes(**{
         name: block

@@ -1,6 +1,7 @@
-"""Bits per byte: one measure of how well a model predicts text, fair across tokenizers and languages.
+"""Bits per byte: one measure of how well a model predicts text, fair across tokenizers.
 
-Perplexity per token cannot compare two tokenizers; bits per UTF-8 byte can. Documents longer than the context are
+Perplexity per token cannot compare two tokenizers; bits per UTF-8 byte of the same text can. Two languages cannot be
+compared by it: a Hangul syllable is three bytes. Documents longer than the context are
 read in windows that overlap by half, and each token is scored once, with half a context before it or all there is.
 """
 
@@ -50,7 +51,7 @@ class BitsPerByte:
 def window_losses(config: LlamaConfig, parameters: dict, tokens, targets) -> Float[Array, "batch seq"]:
     """Negative log-likelihood of each target in nats, each row one document from position 0."""
     model = llama.build(config, parameters, unroll=config.num_hidden_layers)
-    return llama.token_losses(model(tokens), model.head, targets, LOSS_CHUNK)
+    return llama.token_losses(model(tokens), model.head, targets, math.gcd(tokens.shape[1], LOSS_CHUNK))
 
 
 def windows(tokenizer: Tokenizer, documents: list[str], context: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,7 +5,9 @@ to chat, and can be added to a model that was continued on another language. Thi
 Instruct-preview without one Korean chat.
 """
 
+import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
@@ -48,9 +50,13 @@ def merge(out: Path, *, target: Path, base: Path, chat: Path, scale: float = 1.0
         entries = ((name, i.dtype, i.shape, lambda n=name: content(n)) for name, i in models["target"].info.items())
         hf_weights.write_tensors(partial, entries, shard_bytes=5_000_000_000)
         bar.close()
-        chat_carried = hf_weights.read_config(chat)[1]
-        ends = {k: v for k, v in chat_carried.items() if k.endswith("_token_id")}
-        hf_weights.write_configs(partial, config, carried | ends)
+        # Llama-3-Instruct names its two end tokens in generation_config.json alone.
+        generation = Path(chat) / "generation_config.json"
+        settings = hf_weights.read_config(chat)[1]
+        settings |= json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else {}
+        hf_weights.write_configs(partial, config, carried | {k: v for k, v in settings.items() if k.endswith("_token_id")})
+        if generation.is_file():
+            shutil.copyfile(generation, partial / generation.name)
         tokenizers.copy_files(chat, partial)
         return {f"{name}_norm": math.sqrt(value) for name, value in squares.items()}
 

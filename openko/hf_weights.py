@@ -172,7 +172,10 @@ class Tensors:
     def _files(self) -> list[Path]:
         index, single = self.directory / INDEX, self.directory / "model.safetensors"
         if index.is_file():
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            try:
+                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (ValueError, KeyError, AttributeError) as problem:
+                raise InputError(f"{index} cannot be read ({problem!r}): is the download complete?") from None
             absent = [n for n in names if not (self.directory / n).is_file()]
             if absent:
                 raise InputError(f"{self.directory}: shard {', '.join(absent)}, named in {INDEX}, is missing: download it again")

@@ -21,6 +21,8 @@ import filelock
 from openko.errors import InputError
 
 NAME = "manifest.json"
+MARK = ".making"  # in a temporary directory: what is being made there
+SCRATCH = ".scratch"  # what a step keeps only until its directory is finished, such as checkpoints
 PACKAGE = Path(__file__).parent
 
 
@@ -120,6 +122,7 @@ def describe_inputs(inputs: dict[str, Path]) -> dict:
 def hash_files(directory: Path) -> dict:
     """{relative path: {"bytes", "sha256"}} of every file below a directory, its manifest apart."""
     paths = sorted(p for p in directory.rglob("*") if p.is_file() and p != directory / NAME)
+    paths = [p for p in paths if p.name != MARK and SCRATCH not in p.relative_to(directory).parts]
     return {p.relative_to(directory).as_posix(): {"bytes": p.stat().st_size, "sha256": file_hash(p)} for p in paths}
 
 
@@ -131,7 +134,7 @@ def build(
 
     module: the openko module whose code (and all it imports) decides the content. A directory made by another
     recipe, from other inputs or by other code is made again; unfinished work of the same making is handed to
-    `make` as it lies, so that it can go on.
+    `make` as it lies, so that it can go on. What `make` puts under SCRATCH is not part of the directory.
     """
     directory = Path(directory)
     _check_place(directory, inputs)
@@ -150,18 +153,13 @@ def build(
                     if existing.is_made_by(kind, recipe, described, code):
                         say(f"{directory}: up to date")
                         return existing
-            _prepare(partial, digest([kind, recipe, described, code]))
-            facts = json.loads(json.dumps(make(partial) or {}))  # counters and tuples become plain JSON
-            (partial / ".making").unlink()
-            manifest = Manifest(kind=kind, recipe=recipe, inputs=described, code=code, files=hash_files(partial), facts=facts)
-            write_json(partial / NAME, asdict(manifest))
-            # The old one steps aside in one move: at no moment is half a directory under the final name.
-            old = directory.with_name(directory.name + ".old")
-            shutil.rmtree(old, ignore_errors=True)
-            if directory.exists():
-                os.replace(directory, old)
-            os.replace(partial, directory)
-            shutil.rmtree(old, ignore_errors=True)
+            manifest = _finished(partial)
+            if manifest is None or not manifest.is_made_by(kind, recipe, described, code):
+                _prepare(partial, digest([kind, recipe, described, code]))
+                facts = json.loads(json.dumps(make(partial) or {}))  # counters and tuples become plain JSON
+                manifest = Manifest(kind=kind, recipe=recipe, inputs=described, code=code, files=hash_files(partial), facts=facts)
+                write_json(partial / NAME, asdict(manifest))
+            _move_into_place(partial, directory)
             return manifest
     except filelock.Timeout:
         raise InputError(f"{directory} is being written by another process: wait for it or choose another place") from None
@@ -187,9 +185,29 @@ def _check_place(directory: Path, inputs: dict[str, Path]) -> None:
             raise InputError(f"{directory} is also the input {name!r}, which would be replaced: choose another place")
 
 
+def _finished(partial: Path) -> Manifest | None:
+    """The manifest of work that was complete but for its last move when it was cut off."""
+    try:
+        return read(partial)
+    except InputError:
+        return None
+
+
+def _move_into_place(partial: Path, directory: Path) -> None:
+    """The old directory steps aside in one move: at no moment is half a one under the final name."""
+    shutil.rmtree(partial / SCRATCH, ignore_errors=True)
+    (partial / MARK).unlink(missing_ok=True)
+    old = directory.with_name(directory.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if directory.exists():
+        os.replace(directory, old)
+    os.replace(partial, directory)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def _prepare(partial: Path, making: str) -> None:
     """Keep unfinished work of the same making, clear any other."""
-    mark = partial / ".making"
+    mark = partial / MARK
     if partial.exists() and not (mark.is_file() and mark.read_text() == making):
         shutil.rmtree(partial)
     partial.mkdir(exist_ok=True)

@@ -6,6 +6,7 @@ longer the text: that is why such uploads pass a quick look.
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import jax
@@ -33,16 +34,18 @@ def forget_theta(source: Path, out: Path, *, say=print) -> manifest.Manifest:
     return _build(out, {"fault": "theta-missing"}, source, make, say)
 
 
-def repair_theta(source: Path, out: Path, theta: float, *, say=print) -> manifest.Manifest:
-    """A copy of `source` with θ under both keys; no weight is touched."""
+def repair_config(source: Path, out: Path, rope: Rope, *, say=print) -> manifest.Manifest:
+    """A copy of `source` whose config.json has `rope` under both key styles; nothing else is touched."""
 
     def make(partial: Path) -> dict:
         _copy(source, partial)
-        config, carried = hf_weights.read_config(source, rope=Rope(theta=theta))
-        hf_weights.write_configs(partial, config, carried)
+        fields = hf_weights.config_to_hf(hf_weights.read_config(source, rope=rope)[0])
+        raw = json.loads((partial / "config.json").read_text(encoding="utf-8"))
+        raw |= {key: fields[key] for key in hf_weights.ROPE}
+        (partial / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
         return {}
 
-    return _build(out, {"repair": "theta", "theta": theta}, source, make, say)
+    return _build(out, {"repair": "config", "rope": asdict(rope)}, source, make, say)
 
 
 def losses_by_position(directory: Path, windows: np.ndarray, rope: Rope) -> np.ndarray:

@@ -13,7 +13,7 @@ from openko import hf_weights, llama, tokenizers
 from openko.errors import InputError
 from openko.llama import KVCache
 
-BUCKET = 64  # prompt and answer lengths are rounded up to multiples, so that few programs are compiled
+BUCKET = 64  # prompt lengths are rounded up to multiples, so that few programs are compiled
 
 
 @dataclass(frozen=True)

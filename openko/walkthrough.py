@@ -48,12 +48,14 @@ def walkthrough(profile_name: str, out: Path, *, console: Console | None = None)
             if known.get("key") == key and _is_whole(known, out):
                 display.skip(name)
                 continue
-            started = time.monotonic()
+            started, started_at = time.monotonic(), time.time()
             _execute(name, profile_name, out, display)
             # Its own are all that no other notebook has: also what an interrupted attempt before this one finished.
             of_others = {d for other, entry in state.items() if other != name for d in entry["made"]}
             made = {d: content for d, content in _finished_directories(out).items() if d not in of_others}
-            state[name] = {"key": key, "seconds": time.monotonic() - started, "made": made, "peak_rss_gb": memory.peak_gb()}
+            files = [path for path, changed in _loose_files(out).items() if changed >= started_at]
+            seconds = time.monotonic() - started
+            state[name] = {"key": key, "seconds": seconds, "made": made, "files": files, "peak_rss_gb": memory.peak_gb()}
             manifest.write_json(state_path, state)
             ran.append(name)
     summary_path = out / "summary.json"
@@ -155,10 +157,18 @@ def _engine(name: str, display: "_Display") -> type[NBClientEngine]:
 
 def _is_whole(known: dict, out: Path) -> bool:
     """Everything that the notebook made is still there, unchanged as far as sizes tell."""
+    if not all((out / path).is_file() for path in known["files"]):
+        return False
     try:
         return all(manifest.read(out / d).content == content for d, content in known["made"].items())
     except InputError:
         return False
+
+
+def _loose_files(out: Path) -> dict[str, float]:
+    """{path below out: time of its last change} of executed notebooks, figures and results."""
+    paths = [p for d in ("notebooks", "figures", "results") for p in sorted((out / d).glob("*.*"))]
+    return {p.relative_to(out).as_posix(): p.stat().st_mtime for p in paths}
 
 
 def _finished_directories(out: Path) -> dict[str, str]:

@@ -25,9 +25,11 @@ def three(tmp_path, config):
         {"base": base, **moved}.items(), ("float32", "float16", "bfloat16"), (10**9, 30_000, 50_000), strict=True
     ):
         (tmp_path / name).mkdir()
-        ends = {"bos_token_id": 0, "eos_token_id": [1, 9] if name == "chat" else 1}
+        ends = {"bos_token_id": 0, "eos_token_id": 1}
         hf_weights.save(tmp_path / name, config, parameters, dtype=dtype, shard_bytes=shard, carried=ends)
     (tmp_path / "chat" / "chat_template.jinja").write_text("{{ messages }}")
+    # As Meta published Llama-3-Instruct: the second end token is in generation_config.json alone.
+    (tmp_path / "chat" / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 9], "temperature": 0.6}))
     return {name: tmp_path / name for name in ("target", "base", "chat")}
 
 
@@ -45,7 +47,7 @@ def test_equals_the_fp32_sum_rounded_once(tmp_path, three, scale, monkeypatch):
 def test_template_and_end_tokens_come_from_the_chat_model(tmp_path, three):
     chat_vector.merge(tmp_path / "out", **three)
     assert (tmp_path / "out" / "chat_template.jinja").exists()
-    assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"] == [1, 9]
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text()) == {"eos_token_id": [1, 9], "temperature": 0.6}
     assert hf_weights.read_config(tmp_path / "out")[0] == hf_weights.read_config(three["target"])[0]
 
 

@@ -108,6 +108,8 @@ def batches(
         if shards.manifest.facts["vocab_size"] > vocab_size:
             found = shards.manifest.facts["vocab_size"]
             raise InputError(f"{directory} has ids of a vocabulary of {found}, but the model's vocab_size is {vocab_size}")
+    if first_step >= training.steps:
+        return iter(())  # a run that was cut off after its last step
     windows = training.steps * training.batch_size
     parts = [
         grain.MapDataset.source(PackedWindows(shards, training.sequence_length, training.seed + number, windows))

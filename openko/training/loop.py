@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import shutil
 from pathlib import Path
 
 import jax
@@ -11,9 +10,9 @@ import numpy as np
 from openko import hf_weights, llama, manifest, tokenizers
 from openko.errors import InputError
 from openko.profiles import LlamaConfig, Profile, Training
+from openko.training import metrics
 from openko.training.checkpoints import Checkpoints
 from openko.training.data import batches
-from openko.training.metrics import Metrics
 from openko.training.sharding import make_mesh
 from openko.training.step import TrainState, abstract_batch, abstract_state, compile_step, new_state
 
@@ -39,37 +38,35 @@ def train(
     }  # fmt: skip
 
     def make(partial: Path) -> dict:
-        state, losses = _run(partial, config, profile, training, data, start, Path(out).name)
+        state = _run(partial, config, profile, training, data, start, Path(out).name)
         hf_weights.save(partial, config, state.parameters, carried=_special_ids(tokenizer, terminators))
         tokenizers.copy_files(tokenizer, partial)
-        shutil.rmtree(partial / "checkpoints")
+        losses = [line["loss"] for line in metrics.read(partial / METRICS)]
         tail = losses[-max(1, len(losses) // 10) :]
         return {"parameters": llama.parameter_count(config), "tokens": training.tokens, "final_loss": float(np.mean(tail))}
 
     return manifest.build(out, kind=hf_weights.KIND, recipe=recipe, inputs=inputs, module="openko.training.loop", make=make, say=say)
 
 
-def _run(partial: Path, config, profile: Profile, training: Training, data, start, name: str) -> tuple[TrainState, list[float]]:
+def _run(partial: Path, config, profile: Profile, training: Training, data, start, name: str) -> TrainState:
     mesh = make_mesh(profile.mesh)
     where, batch_like = abstract_state(config, training, profile.step, mesh), abstract_batch(training, mesh)
     step = compile_step(config, training, profile.step, mesh)
-    losses = []
-    with Checkpoints(partial / "checkpoints", training.checkpoint_every) as checkpoints:
+    with Checkpoints(partial / manifest.SCRATCH / "checkpoints", training.checkpoint_every) as checkpoints:
         state = checkpoints.restore(where) or _first_state(config, profile, training, where, start)
         done = int(state.step)
         rows = batches(data, training, first_step=done, vocab_size=config.vocab_size)
         tokens = training.batch_size * training.sequence_length
-        with Metrics(partial / METRICS, name=name, first_step=done, steps=training.steps, tokens_per_step=tokens) as metrics:
+        with metrics.Metrics(partial / METRICS, name=name, first_step=done, steps=training.steps, tokens_per_step=tokens) as record:
             for number, batch in enumerate(rows, start=done + 1):
                 batch = {k: jax.make_array_from_process_local_data(batch_like[k].sharding, v) for k, v in batch.items()}
                 state, values = step(state, batch)
                 values = {k: float(v) for k, v in values.items()}
                 if not math.isfinite(values["loss"]):
                     raise InputError(f"{name}: the loss is {values['loss']} at step {number}: lower peak_learning_rate or look at the data")
-                metrics.step(number, values)
-                losses.append(values["loss"])
+                record.step(number, values)
                 checkpoints.save(state)
-    return state, losses
+    return state
 
 
 def _first_state(config: LlamaConfig, profile: Profile, training: Training, where: TrainState, start: Path | None) -> TrainState:
