@@ -128,7 +128,10 @@ def compile_for(profile: Profile, topology: str) -> dict:
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
     child = subprocess.run([sys.executable, "-m", "openko.rehearsal", json.dumps(request)], capture_output=True, text=True, env=environment)
     if child.returncode:
-        raise InputError(f"the TPU compiler refused {profile.name} on {topology}:\n{child.stderr[-3000:]}")
+        full = [line for line in child.stderr.splitlines() if "RESOURCE_EXHAUSTED" in line]
+        if not full:
+            raise RuntimeError(f"compiling {profile.name} for {topology} failed:\n{child.stderr[-3000:]}")
+        raise InputError(f"{profile.name} does not fit {topology}, by the TPU compiler: {full[0]}\nLower --batch or take a larger topology")
     answer = json.loads(child.stdout.splitlines()[-1])
     return plan | answer | {"compiled": True, "fits": answer["hbm_gb_per_chip"] <= plan["hbm_limit_gb"]}
 
