@@ -49,5 +49,5 @@ def test_what_does_not_fit_is_refused_by_the_compiler():
     """Thirty-two sequences a chip: the check above can fail."""
     profile = rehearsal.profile_for("llama-3-8b", "v5e:2x4")
     greedy = dataclasses.replace(profile.continued, batch_size=256)
-    with pytest.raises(InputError, match="does not fit v5e:2x4.*exceeds available HBM"):
+    with pytest.raises(InputError, match=r"does not fit v5e:2x4.*exceeds available HBM"):
         rehearsal.compile_for(dataclasses.replace(profile, continued=greedy), "v5e:2x4")
