@@ -237,8 +237,17 @@ class Letters(tokenizers.Tokenizer):
 
     name, vocab_size = "letters", 99
 
+    def encode(self, text):
+        return [ord(character) for character in text]
+
     def encode_batch(self, texts):
-        return [list(t) for t in texts]
+        return [self.encode(t) for t in texts]
+
+    def decode(self, ids):
+        return "".join(map(chr, ids))
+
+    def vocabulary(self):
+        return [(chr(number).encode().hex(), number) for number in range(99)]
 
 
 def test_measure_counts_tokens_bytes_words_and_syllables():
