@@ -16,7 +16,6 @@ from openko.corpus.clean import clean, reason_to_reject
 from openko.corpus.sources import Document
 
 KIND = "corpus"
-LANGUAGES = ("ko", "en")
 
 
 def build(directory: Path, *, packages: Path, max_bytes: int, held_out: float = 0.06, say=print) -> manifest.Manifest:

@@ -20,8 +20,6 @@ from pathlib import Path
 from openko import manifest
 from openko.errors import InputError
 
-TEXT_EXTRA = "text"  # the extra of pyproject.toml that pins the packages; versions live there alone
-
 
 @dataclass(frozen=True)
 class Document:
