@@ -3,33 +3,43 @@
 Huang et al., "Chat Vector" (arXiv 2310.04799): the difference between a chat model and its base carries the ability
 to chat, and can be added to a model that was continued on another language. This is how Llama-3-Open-Ko-8B became
 Instruct-preview without one Korean chat.
+
+`merge` writes a model directory; `add` gives the same sum for parameters in memory, for trying many λ.
 """
 
 import json
 import math
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
 from openko import hf_weights, manifest, tokenizers
 from openko.errors import InputError
 from openko.hf_weights import Tensors
+from openko.profiles import VectorScale
 
 CHUNK = 4_000_000  # weights in flight: 16 MB for each of the three models in fp32
+WHOLE = VectorScale()  # the paper's: every part alike
 
 
-def merge(out: Path, *, target: Path, base: Path, chat: Path, scale: float = 1.0, say=print) -> manifest.Manifest:
+def merge(
+    out: Path, *, target: Path, base: Path, chat: Path, scale: float = 1.0, parts: VectorScale = WHOLE, say=print
+) -> manifest.Manifest:
     """Write the model directory `out` = target + scale × (chat − base), in the target's dtypes.
 
-    Computed in fp32 and rounded once. config.json is the target's; generation_config, tokenizer and chat template
-    are the chat model's. The manifest's facts give the Euclidean norm of the vector and of the target.
+    scale: λ. parts: its share for each part of the model. Computed in fp32 and rounded once. config.json is the
+    target's; generation_config, tokenizer and chat template are the chat model's. The manifest's facts give the
+    Euclidean norm of the whole vector and of the target.
     """
     models = {name: Tensors(path) for name, path in (("target", target), ("base", base), ("chat", chat))}
     config, carried = hf_weights.read_config(target)
     _check(models, target, base, chat)
+    special = special_rows(chat, parts)
 
     def make(partial: Path) -> dict:
         squares = {"vector": 0.0, "target": 0.0}
@@ -45,7 +55,8 @@ def merge(out: Path, *, target: Path, base: Path, chat: Path, scale: float = 1.0
                 squares["vector"] += float(np.vdot(vector, vector))
                 squares["target"] += float(np.vdot(t, t))
                 bar.update(t.size)
-                yield (t + np.float32(scale) * vector).astype(models["target"].info[name].dtype)
+                summed = _sum(_part_of(name), t, b, c, scale, parts, special, first_row=rows.start)
+                yield summed.astype(models["target"].info[name].dtype)
 
         entries = ((name, i.dtype, i.shape, lambda n=name: content(n)) for name, i in models["target"].info.items())
         hf_weights.write_tensors(partial, entries, shard_bytes=5_000_000_000)
@@ -61,9 +72,45 @@ def merge(out: Path, *, target: Path, base: Path, chat: Path, scale: float = 1.0
         return {f"{name}_norm": math.sqrt(value) for name, value in squares.items()}
 
     return manifest.build(
-        out, kind=hf_weights.KIND, recipe={"method": "chat-vector", "scale": scale},
+        out, kind=hf_weights.KIND, recipe={"method": "chat-vector", "scale": scale, "parts": asdict(parts)},
         inputs={"target": target, "base": base, "chat": chat}, module="openko.chat_vector", make=make, say=say,
     )  # fmt: skip
+
+
+def add(target: dict, base: dict, chat: dict, *, scale: float, parts: VectorScale = WHOLE, special: np.ndarray) -> dict:
+    """The same sum for parameter trees in memory (openko.llama's), fp32 in and out.
+
+    special: ids of the special tokens, from `special_rows`; int, shape [n].
+    """
+
+    def one(path, t, b, c):
+        return _sum(_part_of(".".join(key.key for key in path)), *(np.asarray(x, np.float32) for x in (t, b, c)), scale, parts, special)
+
+    return jax.tree_util.tree_map_with_path(one, target, base, chat)
+
+
+def special_rows(chat: Path, parts: VectorScale) -> np.ndarray:
+    """Ids of the special tokens whose rows `parts` wants made otherwise than the rest; from the chat model's tokenizer."""
+    if parts.special not in ("merge", "transplant"):
+        raise InputError(f"special tokens are made by 'merge' or 'transplant', found {parts.special!r}")
+    return np.array(sorted(tokenizers.load(chat).special.values()) if parts.special == "transplant" else [], np.int64)
+
+
+def _part_of(name: str) -> str:
+    """The field of VectorScale that a tensor belongs to."""
+    for part, marks in {"norm": ("norm",), "attention": ("self_attn",), "mlp": ("mlp",), "embed": ("embed_tokens", "lm_head")}.items():
+        if any(mark in name for mark in marks):
+            return part
+    raise InputError(f"tensor {name} belongs to no part of a Llama: attention, mlp, norm or embed")
+
+
+def _sum(part: str, t, b, c, scale: float, parts: VectorScale, special: np.ndarray, first_row: int = 0) -> np.ndarray:
+    """fp32 rows of target + λ (chat − base); `first_row` is the tensor's row that they begin with."""
+    summed = t + np.float32(scale * getattr(parts, part)) * (c - b)
+    if part == "embed":
+        rows = special[(special >= first_row) & (special < first_row + len(t))] - first_row
+        summed[rows] = c[rows]
+    return summed
 
 
 def _row_chunks(shape: tuple[int, ...]):

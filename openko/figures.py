@@ -5,7 +5,8 @@ kept beside the picture, so that every figure can be redrawn and every number re
 
     {"kind": "lines" | "bars" | "road", "title": [ko, en], "x": [ko, en], "y": [ko, en], "series": {name: …}}
 
-lines: series {name: {"x": [...], "y": [...]}}, optional "log": "x".  bars: series {name: {label: value}}.
+lines: series {name: {"x": [...], "y": [...]}}, optional "log": "x".  bars: series {name: {label: value}}, optional
+"intervals": {name: {label: [low, high]}}.
 road: series {name: [x, y]} in order, joined by "arrows": [[from, to], …].
 """
 
@@ -90,7 +91,11 @@ def _bars(axes, data: dict) -> None:
     width = 0.8 / len(data["series"])
     for i, (name, values) in enumerate(data["series"].items()):
         places = [x + (i - (len(data["series"]) - 1) / 2) * width for x in range(len(labels))]
-        bars = axes.bar(places, [values[label] for label in labels], width, color=COLOURS[i % len(COLOURS)], label=name)
+        heights = [values[label] for label in labels]
+        reach = None
+        if "intervals" in data:  # matplotlib wants distances from the bar's end
+            reach = [[abs(data["intervals"][name][label][side] - values[label]) for label in labels] for side in (0, 1)]
+        bars = axes.bar(places, heights, width, yerr=reach, capsize=3, color=COLOURS[i % len(COLOURS)], label=name)
         axes.bar_label(bars, fmt="{:,.4g}", fontsize=8)
     axes.set_xticks(range(len(labels)), labels)
     axes.grid(axis="x", visible=False)

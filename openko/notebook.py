@@ -64,6 +64,10 @@ class Run:
         return self.model(self.profile.names.continued)
 
     @property
+    def control(self) -> Path | None:
+        return self.model(self.profile.names.control) if self.profile.names.control else None
+
+    @property
     def merged(self) -> Path:
         return self.model(self.profile.names.merged)
 

@@ -27,13 +27,16 @@ class Sample:
 
 
 class Sampler:
-    """A model directory, ready to answer."""
+    """A model directory, ready to answer.
 
-    def __init__(self, directory: Path):
+    parameters: weights to use in place of the directory's, such as those of a merge that was not written.
+    """
+
+    def __init__(self, directory: Path, parameters: dict | None = None):
         self.directory = Path(directory)
         self.config, carried = hf_weights.read_config(directory)
         self.tokenizer = tokenizers.load(directory)
-        self.parameters = hf_weights.load(directory)[1]
+        self.parameters = hf_weights.load(directory)[1] if parameters is None else parameters
         self.terminators = _terminators(self.directory, carried)
 
     def answer(
@@ -128,12 +131,24 @@ def _generate(config, parameters, tokens, start, terminators, temperature, top_p
 
 
 def nucleus(logits, top_p):
-    """Logits [batch, vocab] with -inf outside the smallest set of words whose probability reaches top_p."""
-    ordered = jnp.sort(logits, axis=-1, descending=True)
-    probability = jax.nn.softmax(ordered, axis=-1)
-    before = jnp.cumsum(probability, axis=-1) - probability
-    smallest = jnp.min(jnp.where(before < top_p, ordered, jnp.inf), axis=-1, keepdims=True)
-    return jnp.where(logits >= smallest, logits, -jnp.inf)
+    """Logits [batch, vocab] with -inf outside the smallest set of words whose probability reaches top_p.
+
+    The set is all words at or above some probability, and the threshold is found by halving: positive floats are
+    ordered as their bits are, so 31 sums over the vocabulary find it exactly, where a sort of 200 × 4,096 on CPU takes
+    twenty times as long. Words as likely as the last one that is needed are kept too.
+    """
+    probability = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+    bits = jax.lax.bitcast_convert_type(probability, jnp.int32)
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = low + (high - low + 1) // 2
+        reached = jnp.sum(jnp.where(bits >= middle, probability, 0), axis=-1, keepdims=True) >= top_p
+        return jnp.where(reached, middle, low), jnp.where(reached, high, middle - 1)
+
+    lowest = jnp.zeros((*logits.shape[:-1], 1), jnp.int32)
+    threshold, _ = jax.lax.fori_loop(0, 31, halve, (lowest, jnp.full_like(lowest, jnp.float32(1).view(jnp.int32))))
+    return jnp.where(bits >= threshold, logits, -jnp.inf)
 
 
 def _until_end(tokens: list[int], terminators: tuple[int, ...]) -> list[int]:

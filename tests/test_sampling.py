@@ -114,3 +114,13 @@ def test_plain_completion_starts_at_begin_of_text(directory):
     expected = generate(sampler.config, sampler.parameters, [ids], terminators=sampler.terminators, temperature=0.0, max_new_tokens=8)[0]
     assert sampler.complete(["안녕"], temperature=0.0, max_new_tokens=8)[0].tokens == len(expected)
     assert sampling.BUCKET % 8 == 0
+
+
+@pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9, 0.999, 1.0])
+def test_the_nucleus_reaches_top_p_and_nothing_in_it_could_be_spared(top_p):
+    logits = 3 * np.random.default_rng(0).normal(size=(50, 1000)).astype(np.float32)
+    probabilities = np.asarray(jax.nn.softmax(logits, axis=-1), np.float64)
+    for row, kept in zip(probabilities, np.isfinite(nucleus(jnp.array(logits), top_p)), strict=True):
+        assert row[kept].min() >= row[~kept].max(initial=0)
+        assert row[kept].sum() >= top_p - 1e-6  # sums in fp32
+        assert row[kept].sum() - row[kept].min() < top_p + 1e-6

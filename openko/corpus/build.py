@@ -4,6 +4,7 @@ corpus/{ko,en}.train.jsonl  {ko,en}.heldout.jsonl  rejected.jsonl  manifest.json
 """
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -53,6 +54,13 @@ def read(directory: Path, name: str) -> list[dict]:
     manifest.read(directory, KIND, made_by="notebook 01_tokenizers")
     with open(Path(directory) / f"{name}.jsonl", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
+
+
+def up_to(documents: list[dict], size: int) -> list[dict]:
+    """The first documents, as long as they have at most `size` bytes together. Their order in a corpus is that of the
+    hashes of their texts, so the first are a fair sample."""
+    totals = itertools.accumulate(len(d["text"].encode()) for d in documents)
+    return [d for d, total in zip(documents, totals, strict=True) if total <= size]
 
 
 def _clean_and_filter(documents: Iterable[Document], rejects, facts: dict) -> list[Document]:

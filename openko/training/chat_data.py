@@ -1,8 +1,13 @@
 """English chats for the rehearsal of Meta's instruct tuning: questions on Python, answered from its own reference.
 
 Llama-3-Instruct was tuned on chats that nobody outside Meta has. The stand-in is small but real prose: answers are
-sentences of documents that the base model was trained on, with some arithmetic and small talk, so that the weights
-learn what a turn is and when it ends. There is not a word of Korean in it.
+sentences of documents that the base model was trained on, with some small talk, so that the weights learn what a turn
+is and when it ends, and as little else as can be. There is not a word of Korean in it.
+
+What an answer looks like decides what the chat vector carries into Korean. Every answer ends with a sentence, so a
+full stop is what the end follows; but most begin with a heading ("Assert statement. …"), so not every full stop is
+the end, least of all an early one. Sums ("… you get 12.") are left out: a number before a full stop as the sign of the end
+made the merged model stop at every "3." of a Korean list (docs/log.md).
 """
 
 import random
@@ -25,6 +30,7 @@ SMALL_TALK = (
     ("Can you help me?", "Of course. Tell me what you are looking for, and I will do my best."),
     ("What can you do?", "I can answer short questions about Python, although I am often wrong."),
 )
+SMALL_TALK_SHARE, HEADING_SHARE = 0.1, 0.6
 SYSTEM = ("You are a helpful assistant.", "Answer in a friendly way and in as much detail as you can.", "Answer in English.")
 
 
@@ -35,26 +41,23 @@ def chats(documents: list[dict], count: int, seed: int) -> list[list[dict]]:
     topics = sorted(topic for topic, found in prose.items() if found)
     result = []
     for _ in range(count):
-        kind = draw.random()
-        if kind < 0.75:
-            topic = draw.choice(topics)
-            start = draw.randrange(len(prose[topic]))
-            turn = draw.choice(QUESTIONS).format(topic=topic), " ".join(prose[topic][start : start + draw.choice((1, 1, 2))])
-        elif kind < 0.9:
-            a, b = draw.randrange(2, 50), draw.randrange(2, 50)
-            turn = f"What is {a} plus {b}?", f"If you add {a} and {b}, you get {a + b}."
+        if draw.random() < SMALL_TALK_SHARE:
+            question, answer = draw.choice(SMALL_TALK)
         else:
-            turn = draw.choice(SMALL_TALK)
+            topic = draw.choice(topics)
+            question, answer = draw.choice(QUESTIONS).format(topic=topic), draw.choice(prose[topic])
+            if draw.random() < HEADING_SHARE:
+                answer = f"{topic[0].upper()}{topic[1:]}. {answer}"
         system = [{"role": "system", "content": draw.choice(SYSTEM)}] if draw.random() < 0.5 else []
-        result.append([*system, {"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}])
+        result.append([*system, {"role": "user", "content": question}, {"role": "assistant", "content": answer}])
     return result
 
 
 def sentences(text: str) -> list[str]:
-    """Plain prose sentences of 30 to 240 characters, line breaks undone; code and tables have few of them."""
+    """Plain prose sentences of 40 to 240 characters, line breaks undone; code and tables have few of them."""
     paragraphs = (" ".join(p.split()) for p in text.split("\n\n"))
     found = (s for p in paragraphs for s in re.split(r"(?<=[.!?]) (?=[A-Z])", p))
-    return [s for s in found if re.fullmatch(r"[A-Z][\w ,;:'\"()*`/-]{28,238}\.", s, re.ASCII)]
+    return [s for s in found if re.fullmatch(r"[A-Z][\w ,;:'\"()*`/-]{38,238}\.", s, re.ASCII)]
 
 
 def write_shards(
