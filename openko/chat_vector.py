@@ -11,6 +11,7 @@ import json
 import math
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from openko.profiles import VectorScale
 
 CHUNK = 4_000_000  # weights in flight: 16 MB for each of the three models in fp32
 WHOLE = VectorScale()  # the paper's: every part alike
+PARTS = {"norm": ("norm",), "attention": ("self_attn",), "mlp": ("mlp",), "embed": ("embed_tokens", "lm_head")}  # in tensor names
 
 
 def merge(
@@ -89,6 +91,20 @@ def add(target: dict, base: dict, chat: dict, *, scale: float, parts: VectorScal
     return jax.tree_util.tree_map_with_path(one, target, base, chat)
 
 
+def parts_from(assignments: Iterable[str], special: str = "merge") -> VectorScale:
+    """["attention=0.5", "embed=0"] -> VectorScale; a part that is not named keeps 1."""
+    shares = {}
+    for assignment in assignments:
+        name, _, number = assignment.partition("=")
+        if name not in PARTS:
+            raise InputError(f"a part is one of {', '.join(PARTS)} with its share, such as attention=0.5; found {assignment!r}")
+        try:
+            shares[name] = float(number)
+        except ValueError:
+            raise InputError(f"the share of {name} must be a number, found {number!r}") from None
+    return VectorScale(**shares, special=special)
+
+
 def special_rows(chat: Path, parts: VectorScale) -> np.ndarray:
     """Ids of the special tokens whose rows `parts` wants made otherwise than the rest; from the chat model's tokenizer."""
     if parts.special not in ("merge", "transplant"):
@@ -98,7 +114,7 @@ def special_rows(chat: Path, parts: VectorScale) -> np.ndarray:
 
 def _part_of(name: str) -> str:
     """The field of VectorScale that a tensor belongs to."""
-    for part, marks in {"norm": ("norm",), "attention": ("self_attn",), "mlp": ("mlp",), "embed": ("embed_tokens", "lm_head")}.items():
+    for part, marks in PARTS.items():
         if any(mark in name for mark in marks):
             return part
     raise InputError(f"tensor {name} belongs to no part of a Llama: attention, mlp, norm or embed")

@@ -96,12 +96,17 @@ def merge(
     chat: Annotated[Path, typer.Option(help="the chat model")],
     out: Annotated[Path, typer.Option(help="model directory to write")],
     scale: Annotated[float, typer.Option(help="λ")] = 1.0,
+    part: Annotated[
+        list[str], typer.Option(metavar="NAME=SHARE", help="share of λ for attention, mlp, norm or embed; may be repeated")
+    ] = (),
+    special_tokens: Annotated[str, typer.Option(help="rows of special tokens: merge, or transplant the chat model's")] = "merge",
     as_json: AsJson = False,
 ):
     """target + λ (chat − base), streamed."""
-    from openko.chat_vector import merge
+    from openko.chat_vector import merge, parts_from
 
-    made = merge(out, target=target, base=base, chat=chat, scale=scale, say=lambda line: print(line, file=sys.stderr))
+    parts = parts_from(part, special_tokens)
+    made = merge(out, target=target, base=base, chat=chat, scale=scale, parts=parts, say=lambda line: print(line, file=sys.stderr))
     _print_record({"out": str(out), **made.facts}, as_json)
 
 
@@ -147,6 +152,25 @@ def bits_per_byte(
     documents = {str(path): [_read_text(path)] for path in text}
     config, parameters = hf_weights.load(directory)
     _print_record(BitsPerByte(config, tokenizers.load(directory), documents, context=context)(parameters), as_json)
+
+
+@app.command(name="ended-turns")
+def ended_turns(
+    directory: Annotated[Path, typer.Argument(metavar="HF_DIR")],
+    language: Annotated[str, typer.Option(help="ko or en")] = "ko",
+    temperature: float = 1.0,
+    top_p: float = 0.9,
+    seed: int = 0,
+    as_json: AsJson = False,
+):
+    """Of 200 prompts, how many does a model answer in their language and end by <|eot_id|> within 64 tokens?"""
+    from openko.evaluation import ended_turns
+    from openko.sampling import Sampler
+
+    if language not in ended_turns.PROMPTS:
+        raise InputError(f"--language must be one of {', '.join(ended_turns.PROMPTS)}, found {language!r}")
+    answers = ended_turns.ask(Sampler(directory), language, temperature=temperature, top_p=top_p, seed=seed)
+    _print_record(vars(ended_turns.count(answers, language)), as_json)
 
 
 @app.command()

@@ -99,6 +99,13 @@ class Run:
         known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         manifest.write_json(path, known | values)
 
+    def recorded(self, notebook: str) -> dict:
+        """What another notebook recorded: its results/NOTEBOOK.json."""
+        path = self.out / "results" / f"{notebook}.json"
+        if not path.is_file():
+            raise InputError(f"{path} is not there: run notebook {notebook} first")
+        return json.loads(path.read_text(encoding="utf-8"))
+
 
 def start(notebook: str, namespace: dict) -> Run:
     """Check the parameters in a notebook's globals() and open the run; to be called right after the parameters.

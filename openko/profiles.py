@@ -225,7 +225,7 @@ PROFILES = {
         Profile(
             name="smoke", hardware="2 CPU cores, for tests", platform="cpu", model=MODELS["smoke-llama3"], tokenizer="tiny",
             mesh=MeshShape(), step=CPU_STEP, corpus_bytes=300_000, names=TINY_NAMES, standin_vocab_size=8_192,
-            korean_in_base=0.05, korean_of_base="korean-rnd-regs-mcp", korean_in_tokenizer=0.12, chat_vector_lambda=2.5,
+            korean_in_base=0.05, korean_of_base="korean-rnd-regs-mcp", korean_in_tokenizer=0.12, chat_vector_lambda=2.0,
             chat_vector_scale=TINY_SCALE,
             pretraining=Training(steps=12, batch_size=4, sequence_length=128, peak_learning_rate=3e-3,
                                  final_learning_rate=3e-4, warmup_steps=4, checkpoint_every=8),
@@ -240,13 +240,13 @@ PROFILES = {
         Profile(
             name="laptop", hardware="2 CPU cores, 4 GB", platform="cpu", model=MODELS["tiny-llama3"], tokenizer="tiny",
             mesh=MeshShape(), step=CPU_STEP, corpus_bytes=2_000_000, names=TINY_NAMES, standin_vocab_size=46_336,
-            korean_in_base=0.05, korean_of_base="konlpy", korean_in_tokenizer=0.12, chat_vector_lambda=2.5,
+            korean_in_base=0.05, korean_of_base="konlpy", korean_in_tokenizer=0.12, chat_vector_lambda=2.0,
             chat_vector_scale=TINY_SCALE,
             pretraining=Training(steps=500, batch_size=4, sequence_length=256, peak_learning_rate=5e-3, adam_eps=1e-5,
                                  final_learning_rate=5e-4, warmup_steps=50),
             chat_tuning=Training(steps=200, batch_size=4, sequence_length=256, peak_learning_rate=1e-3, adam_eps=1e-4,
                                  final_learning_rate=1e-4, warmup_steps=20, seed=1),
-            continued=Training(steps=1000, batch_size=4, sequence_length=256, peak_learning_rate=5e-3, adam_eps=1e-5,
+            continued=Training(steps=1200, batch_size=4, sequence_length=256, peak_learning_rate=5e-3, adam_eps=1e-5,
                                final_learning_rate=5e-4, warmup_steps=100, seed=2),
         ),
         Profile(

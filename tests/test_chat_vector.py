@@ -1,6 +1,7 @@
 """target + λ (chat − base): exact to one rounding, and never a silent mistake."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 from conftest import lively_parameters, small_config
 
-from openko import chat_vector, hf_weights, manifest
+from openko import chat_vector, hf_weights, manifest, tokenizers
 from openko.errors import InputError
 from openko.hf_weights import Tensors
+from openko.profiles import VectorScale
 
 
 @pytest.fixture
@@ -42,6 +44,54 @@ def test_equals_the_fp32_sum_rounded_once(tmp_path, three, scale, monkeypatch):
         t, b, c = (models[m].read(name).astype(np.float32) for m in ("target", "base", "chat"))
         expected = (t + np.float32(scale) * (c - b)).astype(ml_dtypes.bfloat16)
         np.testing.assert_array_equal(merged.read(name), expected)
+
+
+PARTS = VectorScale(attention=0.5, mlp=2.0, norm=0.25, embed=0.0, special="transplant")
+SHARES = {"self_attn": 0.5, "mlp": 2.0, "norm": 0.25, "embed_tokens": 0.0, "lm_head": 0.0}
+
+
+@pytest.fixture
+def with_special_tokens(monkeypatch):
+    """The chat directory's tokenizer: special tokens 158 and 159 of 160."""
+    monkeypatch.setattr(tokenizers, "load", lambda _: SimpleNamespace(special={"<|eot_id|>": 159, "<|end_of_text|>": 158}))
+
+
+def test_each_part_takes_its_share_and_special_rows_are_the_chat_models(tmp_path, three, with_special_tokens, monkeypatch):
+    monkeypatch.setattr(chat_vector, "CHUNK", 500)  # the special rows lie in the last of many chunks
+    made = chat_vector.merge(tmp_path / "out", **three, scale=1.5, parts=PARTS)
+    assert made.recipe["parts"]["special"] == "transplant"
+    models, merged = {name: Tensors(path) for name, path in three.items()}, Tensors(tmp_path / "out")
+    for name in merged.info:
+        t, b, c = (models[m].read(name).astype(np.float32) for m in ("target", "base", "chat"))
+        share = next(share for mark, share in SHARES.items() if mark in name)
+        expected = t + np.float32(1.5 * share) * (c - b)
+        if share == 0.0:
+            expected[158:] = c[158:]
+        np.testing.assert_array_equal(merged.read(name), expected.astype(ml_dtypes.bfloat16))
+
+
+@pytest.mark.parametrize("parts", [VectorScale(), PARTS], ids=["whole", "by part"])
+def test_the_sum_in_memory_is_the_sum_on_disk(tmp_path, three, with_special_tokens, parts):
+    chat_vector.merge(tmp_path / "out", **three, scale=0.7, parts=parts)
+    trees = {name: hf_weights.load(path)[1] for name, path in three.items()}
+    found = chat_vector.add(**trees, scale=0.7, parts=parts, special=chat_vector.special_rows(three["chat"], parts))
+    written = hf_weights.load(tmp_path / "out")[1]
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a.astype(ml_dtypes.bfloat16), b), found, written)
+
+
+def test_parts_are_read_from_assignments():
+    assert chat_vector.parts_from(["attention=0.5", "embed=0"], "transplant") == VectorScale(attention=0.5, embed=0.0, special="transplant")
+    assert chat_vector.parts_from([]) == VectorScale()
+    with pytest.raises(InputError, match="heads=1"):
+        chat_vector.parts_from(["heads=1"])
+    with pytest.raises(InputError, match="share of mlp must be a number, found 'much'"):
+        chat_vector.parts_from(["mlp=much"])
+
+
+def test_another_way_with_special_tokens_is_refused(tmp_path, three):
+    with pytest.raises(InputError, match="found 'keep'"):
+        chat_vector.merge(tmp_path / "out", **three, parts=VectorScale(special="keep"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_template_and_end_tokens_come_from_the_chat_model(tmp_path, three):

@@ -5,9 +5,11 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import jax
 import nbformat
 import numpy as np
 import pytest
+from conftest import lively_parameters, small_config
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from safetensors.numpy import save_file
 
@@ -70,6 +72,9 @@ BAD = {
     "no model to sample": ("sample {tmp}/nowhere --prompt 안녕", "nowhere/config.json does not exist"),
     "no model to measure": ("bits-per-byte {tmp}/nowhere --text {tmp}/file.txt", "nowhere/config.json does not exist"),
     "no model to merge": ("merge --target {tmp}/nowhere --base {tmp} --chat {tmp} --out {tmp}/m", "nowhere does not exist"),
+    "unknown part to merge": ("merge --target {tmp} --base {tmp} --chat {tmp} --out {tmp}/m --part heads=1", "found 'heads=1'"),
+    "no model to ask": ("ended-turns {tmp}/nowhere", "nowhere/config.json does not exist"),
+    "unknown language to ask in": ("ended-turns {tmp}/nowhere --language fr", "--language must be one of ko, en, found 'fr'"),
     "truncated weights to merge": (
         "merge --target {tmp}/truncated --base {tmp}/truncated --chat {tmp}/truncated --out {tmp}/m",
         "truncated/model.safetensors cannot be read as safetensors",
@@ -197,6 +202,21 @@ def test_texts_of_one_name_in_two_directories_are_both_measured(openko, monkeypa
 def test_verify_tells_kind_files_and_content(openko, made):
     answer = json.loads(openko("verify", made, "--json").out)
     assert answer == {"kind": "greeting", "files": 1, "content": manifest.read(made).content, "words": 1}
+
+
+def test_ended_turns_of_a_model_that_ends_every_turn_at_once(openko, tmp_path):
+    tokenizer = tokenizers.train(["바다는 넓고 깊다. The sea is wide and deep. " * 20], 400, "test")
+    tokenizer.save(tmp_path)
+    config = small_config(vocab_size=tokenizer.vocab_size)
+    parameters = jax.tree.map(np.zeros_like, lively_parameters(config))
+    parameters["embed_tokens"] += 1.0  # every token leaves the same hidden state, and the output likes one word of it
+    parameters["norm"] += 1.0
+    parameters["lm_head"][tokenizer[tokenizers.TURN_END]] = 1.0
+    hf_weights.save(tmp_path, config, parameters, carried={"eos_token_id": tokenizer[tokenizers.END]})
+    answer = json.loads(openko("ended-turns", tmp_path, "--language", "en", "--json").out)
+    assert answer["answers"] >= 200 and answer["stopped"] == 1.0 and answer["median_tokens"] == 1.0
+    assert answer["share"] == answer["low"] == 0.0 < answer["high"]  # one token is no answer
+    assert answer["distinct"] == 1 / answer["answers"]
 
 
 # ── the main job's small parts ───────────────────────────────────────────────────────────────────────────────────

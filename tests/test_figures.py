@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from matplotlib import font_manager
 
@@ -16,6 +17,12 @@ FIGURES = {
     "lines-log": LABELS | {"kind": "lines", "log": "x", "series": {"tiny": {"x": [1, 10, 100], "y": [3.0, 2.5, 2.25]}}},
     "bars": LABELS
     | {"kind": "bars", "series": {"a": {"한국어 Korean": 1.5, "영어 English": 4.25}, "b": {"한국어 Korean": 3, "영어 English": 4}}},
+    "bars-intervals": LABELS
+    | {
+        "kind": "bars",
+        "series": {"a": {"한국어 Korean": 0.5, "영어 English": 0.0}},
+        "intervals": {"a": {"한국어 Korean": [0.4, 0.7], "영어 English": [0.0, 0.1]}},
+    },
     "road": LABELS | {"kind": "road", "series": {"base": [1.0, 2.0], "chat": [1.5, 1.0]}, "arrows": [["base", "chat"]]},
 }
 
@@ -55,6 +62,13 @@ def test_figures_drawn_again_from_their_json_have_the_same_bytes(tmp_path, packa
         picture.unlink()
     assert figures.redraw(tmp_path, packages=packages) == sorted(drawn)
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_intervals_reach_from_low_to_high(packages):
+    data = FIGURES["bars-intervals"]
+    axes = figures.draw(data, figures.hangul_font(packages)).axes[0]
+    segments = [s for c in axes.collections for s in c.get_segments()]
+    assert [tuple(np.round(s[:, 1], 6)) for s in segments] == [tuple(i) for i in data["intervals"]["a"].values()]
 
 
 @pytest.mark.parametrize("kind", ["lines", "bars", "road"])

@@ -115,6 +115,7 @@ def test_the_summary_names_all_that_was_promised(two_walkthroughs):
     assert 0 < summary["peak_rss_gb"] < 4
     for name in ("tiny-llama3", "tiny-llama3-instruct", "tiny-llama3-open-ko", "tiny-llama3-open-ko-instruct-preview"):
         assert set(summary["bits_per_byte"][name]) == {"ko", "en"}
+        assert 0 <= summary["ended_turns"][name] <= 1
         hf_weights.load(notebook.ROOT / summary["models"][name])
     page = (first / "index.html").read_text(encoding="utf-8")
     assert all(f"html/{name}.html" in page and (first / "html" / f"{name}.html").exists() for name in notebook.NAMES)

@@ -86,6 +86,21 @@ def test_a_released_model_must_be_given_its_directory(parameters):
         notebook.start("03_pretraining", parameters("03_pretraining", profile=TPU))
 
 
+def test_what_another_notebook_recorded_can_be_read_and_is_asked_for_by_name(parameters, tmp_path):
+    run = notebook.start("05_chat_vector", parameters("05_chat_vector", profile="smoke", out_dir=str(tmp_path / "run")))
+    with pytest.raises(InputError, match="run notebook 03_pretraining first"):
+        run.recorded("03_pretraining")
+    run.record(bits_per_byte={"tiny": 1.5})
+    assert run.recorded("05_chat_vector") == {"bits_per_byte": {"tiny": 1.5}}
+    assert run.control == tmp_path / "run" / "models" / "tiny-ko-from-scratch"
+
+
+def test_a_profile_of_released_models_has_no_control(parameters, tmp_path):
+    (tmp_path / "base").mkdir()
+    run = notebook.start("03_pretraining", parameters("03_pretraining", profile=TPU, base_dir=str(tmp_path / "base")))
+    assert run.control is None
+
+
 def test_its_chat_version_too(parameters, tmp_path):
     with pytest.raises(InputError, match=f"profile {TPU} uses a released model: set chat_dir"):
         notebook.start("05_chat_vector", parameters("05_chat_vector", profile=TPU, base_dir=str(tmp_path)))

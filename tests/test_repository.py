@@ -15,7 +15,7 @@ from openko.notebook import ROOT
 FLOORS = (
     {"errors"}, {"rope"}, {"manifest", "profiles"}, {"shards"}, {"attention", "tokenizers"}, {"llama"}, {"hf_weights"},
     {"bits_per_byte", "figures"}, {"rope_lab", "rehearsal", "sampling", "chat_vector", "training", "corpus"},
-    {"notebook"}, {"page", "committed"}, {"walkthrough"}, {"cli"},
+    {"evaluation"}, {"notebook"}, {"page", "committed"}, {"walkthrough"}, {"cli"},
 )  # fmt: skip
 # rehearsal compiles training's own step; that is its purpose.
 ALLOWED = {("rehearsal", "training")}

@@ -3,6 +3,7 @@
 `openko train` runs what `compile_step` returns; `openko fit --compile` lowers the same for a TPU topology.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -87,6 +88,7 @@ def make_step(config: LlamaConfig, training: Training, step: StepConfig, mesh: M
     return train_step
 
 
+@functools.lru_cache(maxsize=1)  # two runs of one shape and schedule in a session (a model and its control) share it
 def compile_step(config: LlamaConfig, training: Training, step: StepConfig, mesh: Mesh) -> jax.stages.Compiled:
     """The step, compiled for the mesh's devices; the state's memory is reused for the new state."""
     state, batch = abstract_state(config, training, step, mesh), abstract_batch(training, mesh)
