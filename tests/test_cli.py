@@ -205,7 +205,7 @@ def test_verify_tells_kind_files_and_content(openko, made):
 
 
 def test_ended_turns_of_a_model_that_ends_every_turn_at_once(openko, tmp_path):
-    tokenizer = tokenizers.train(["바다는 넓고 깊다. The sea is wide and deep. " * 20], 400, "test")
+    tokenizer = tokenizers.train(["바다는 넓고 깊다. The sea is wide and deep. " * 20], 290, "test")
     tokenizer.save(tmp_path)
     config = small_config(vocab_size=tokenizer.vocab_size)
     parameters = jax.tree.map(np.zeros_like, lively_parameters(config))
