@@ -34,7 +34,8 @@ def merge(
 ) -> manifest.Manifest:
     """Write the model directory `out` = target + scale × (chat − base), in the target's dtypes.
 
-    scale: λ. parts: its share for each part of the model. Computed in fp32 and rounded once. config.json is the
+    scale: λ. parts: its share for each part of the model, and whether the rows of the chat format's special tokens are
+    the chat model's own, whatever λ is. Computed in fp32 and rounded once. config.json is the
     target's; generation_config, tokenizer and chat template are the chat model's. The manifest's facts give the
     Euclidean norm of the whole vector and of the target.
     """
@@ -106,10 +107,14 @@ def parts_from(assignments: Iterable[str], special: str = "merge") -> VectorScal
 
 
 def special_rows(chat: Path, parts: VectorScale) -> np.ndarray:
-    """Ids of the special tokens whose rows `parts` wants made otherwise than the rest; from the chat model's tokenizer."""
+    """Ids of the rows that `parts` wants taken from the chat model: its special tokens, without those that frame every
+    document, which target and base have trained as well."""
     if parts.special not in ("merge", "transplant"):
         raise InputError(f"special tokens are made by 'merge' or 'transplant', found {parts.special!r}")
-    return np.array(sorted(tokenizers.load(chat).special.values()) if parts.special == "transplant" else [], np.int64)
+    if parts.special == "merge":
+        return np.array([], np.int64)
+    special = tokenizers.load(chat).special
+    return np.array(sorted(number for token, number in special.items() if token not in (tokenizers.BEGIN, tokenizers.END)), np.int64)
 
 
 def _part_of(name: str) -> str:

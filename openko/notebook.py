@@ -1,6 +1,7 @@
 """What a notebook needs to run anywhere: set-up on Colab and Kaggle, checked parameters, and places on disk.
 
-The notebooks meet only through directories with manifests under `out_dir`. `start` is the first call of each.
+The notebooks meet only through what lies under `out_dir`: directories with manifests, and the numbers in results/.
+`start` is the first call of each.
 """
 
 import ast

@@ -32,10 +32,13 @@ def _index(out: Path, summary: dict, titles: dict[str, str]) -> str:
         ("notebook", "seconds"),
         [(f'<a href="html/{n}.html">{html.escape(t)}</a>', f"{seconds.get(n, 0):.0f}") for n, t in titles.items()],
     )
-    measured = summary.get("bits_per_byte", {})
+    measured, ended = summary.get("bits_per_byte", {}), summary.get("ended_turns", {})
     scores = _table(
-        ("model", "Korean, bits per byte", "English, bits per byte"),
-        [(f"<code>{html.escape(n)}</code>", f"{v['ko']:.3f}", f"{v['en']:.3f}") for n, v in measured.items()],
+        ("model", "Korean, bits per byte", "English, bits per byte", "ended turns in Korean"),
+        [
+            (f"<code>{html.escape(n)}</code>", f"{v['ko']:.3f}", f"{v['en']:.3f}", f"{ended[n]:.0%}" if n in ended else "–")
+            for n, v in measured.items()
+        ],
     )
     models = _table(
         ("model", "directory"), [(f"<code>{html.escape(n)}</code>", f"<code>{html.escape(p)}</code>") for n, p in summary["models"].items()]
@@ -49,7 +52,7 @@ def _index(out: Path, summary: dict, titles: dict[str, str]) -> str:
         f"<h1>openko · {summary['profile']}</h1>"
         f"<p>{summary['seconds']:.0f} s, {summary['peak_rss_gb']} GB peak. Numbers: <a href='summary.json'>summary.json</a>. "
         "A click on a figure opens the numbers that it was drawn from.</p>"
-        f"<h2>노트북 · Notebooks</h2>{notebooks}<h2>바이트당 비트 · Bits per byte</h2>{scores}"
+        f"<h2>노트북 · Notebooks</h2>{notebooks}<h2>모델이 한 일 · What the models did</h2>{scores}"
         f"<h2>그림 · Figures</h2>{figures}<h2>모델 · Models</h2>{models}</html>\n"
     )
 

@@ -253,17 +253,17 @@ def train(texts: Iterable[str], vocab_size: int, name: str, specials: int = 16) 
 
 
 def train_directory(directory: Path, *, corpus: Path, texts: list[str], vocab_size: int, name: str, say=print) -> manifest.Manifest:
-    """`train` on a corpus directory's training texts, saved as a directory with a manifest."""
+    """`train` on some of a corpus directory's training texts, saved as a directory with a manifest."""
 
     def make(partial: Path) -> dict:
         trained = train(texts, vocab_size, name)
         trained.save(partial)
         return {"tokenizer": trained.fingerprint, "vocab_size": trained.vocab_size}
 
+    recipe = {"vocab_size": vocab_size, "name": name, "texts": manifest.digest(texts)}
     return manifest.build(
-        directory, kind="tokenizer", recipe={"vocab_size": vocab_size, "name": name}, inputs={"corpus": corpus},
-        module="openko.tokenizers", make=make, say=say,
-    )  # fmt: skip
+        directory, kind="tokenizer", recipe=recipe, inputs={"corpus": corpus}, module="openko.tokenizers", make=make, say=say
+    )
 
 
 def measure(tokenizer: Tokenizer, texts: list[str]) -> dict:

@@ -245,7 +245,7 @@ def test_documents_up_to_a_size_are_the_first_ones(make, tmp_path):
 PROSE = """Return a new list that holds the items of the iterable in order.
 
 Code like x = [1, 2] is not a sentence of prose. The first sentence ends here. This one is broken
-over two lines of text. Too short.
+over two lines of text. Too short. Neither is this sentence, which stops after the number 12.
 
 >>> list(range(3))
 [0, 1, 2]
@@ -257,6 +257,7 @@ DOCUMENTS = [{"id": "pydoc/lists", "text": PROSE}, {"id": "docstrings/os/path", 
 def test_sentences_are_whole_plain_prose():
     assert chat_data.sentences(PROSE)[0] == "Return a new list that holds the items of the iterable in order."
     assert "This one is broken over two lines of text." in chat_data.sentences(PROSE)
+    assert not any("number" in s for s in chat_data.sentences(PROSE))
     assert all(40 <= len(s) <= 240 and s.endswith(".") and "\n" not in s for s in chat_data.sentences(PROSE))
 
 

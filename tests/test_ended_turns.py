@@ -42,6 +42,7 @@ def test_counts_and_interval_by_hand():
     answers = [answer("바다는 넓다.", tokens=n) for n in (10, 20)] + [answer("바다", tokens=64, stop="length"), answer("sea", tokens=30)]
     found = count(answers, "ko")
     assert (found.answers, found.share, found.stopped, found.median_tokens, found.distinct) == (4, 0.5, 0.75, 25.0, 0.75)
+    assert found.sentences == 1.0 and count([answer("바다는 넓다."), answer("바다의 넓은")], "ko").sentences == 0.5
     # Wilson: centre (p + z²/2n) / (1 + z²/n), z = 1.96, n = 4
     assert found.low == pytest.approx(0.15004, abs=1e-4) and found.high == pytest.approx(0.84996, abs=1e-4)
     nobody, everybody = count(answers[2:], "ko"), count(answers[:2], "ko")

@@ -12,6 +12,7 @@ import pytest
 from conftest import lively_parameters, small_config
 
 from openko import hf_weights, manifest, notebook, shards
+from openko.profiles import TINY_NAMES
 from openko.training import metrics
 
 pytestmark = pytest.mark.slow
@@ -113,9 +114,10 @@ def test_the_summary_names_all_that_was_promised(two_walkthroughs):
     assert set(summary["notebooks"]) == set(notebook.NAMES)
     assert summary["seconds"] == pytest.approx(sum(summary["notebooks"].values()), abs=0.5)
     assert 0 < summary["peak_rss_gb"] < 4
-    for name in ("tiny-llama3", "tiny-llama3-instruct", "tiny-llama3-open-ko", "tiny-llama3-open-ko-instruct-preview"):
+    for name in vars(TINY_NAMES).values():
         assert set(summary["bits_per_byte"][name]) == {"ko", "en"}
-        assert 0 <= summary["ended_turns"][name] <= 1
+        detail = summary["ended_turns_in_detail"][name]
+        assert summary["ended_turns"][name] == detail["ko"]["share"] and detail["en"]["answers"] == detail["ko"]["answers"] >= 200
         hf_weights.load(notebook.ROOT / summary["models"][name])
     page = (first / "index.html").read_text(encoding="utf-8")
     assert all(f"html/{name}.html" in page and (first / "html" / f"{name}.html").exists() for name in notebook.NAMES)

@@ -18,8 +18,8 @@ MAX_NEW_TOKENS = 64  # the turn must end within so many, <|eot_id|> included
 MIN_TOKENS = 8  # before <|eot_id|>
 MIN_SCRIPT_SHARE = 0.5  # of the letters
 
-# Subjects that no training text of the profiles is about, the same in both languages. Forms that fit any Korean noun,
-# whether it ends in a vowel or a consonant.
+# Everyday subjects, the same in both languages, far from the manuals, laws and Python pages of the laptop's corpus.
+# Forms that fit any Korean noun, whether it ends in a vowel or a consonant.
 TOPICS = (
     ("바다", "the sea"), ("태양", "the sun"), ("달", "the moon"), ("겨울", "winter"), ("비", "rain"),
     ("지진", "earthquakes"), ("사막", "deserts"), ("숲", "forests"), ("고래", "whales"), ("고양이", "cats"),
@@ -42,13 +42,15 @@ PROMPTS = {language: [form.format(topic[i]) for topic in TOPICS for form in FORM
 @dataclass(frozen=True)
 class EndedTurns:
     """share: of the answers that count, with its 95% interval (Wilson) from low to high.  stopped: share that ended by
-    <|eot_id|> in time, whatever they said.  median_tokens: of an answer.  distinct: share of different answers."""
+    <|eot_id|> in time, whatever they said.  sentences: of those that count, the share whose text ends as a sentence
+    does, by . ? or !  median_tokens: of an answer.  distinct: share of different answers."""
 
     answers: int
     share: float
     low: float
     high: float
     stopped: float
+    sentences: float
     median_tokens: float
     distinct: float
 
@@ -64,11 +66,13 @@ def ask(sampler: Sampler, language: str, *, temperature: float = 1.0, top_p: flo
 
 def count(answers: list[Sample], language: str) -> EndedTurns:
     """How many of the answers count, with interval."""
-    good = sum(is_ended_turn(a, language) for a in answers)
+    counted = [a for a in answers if is_ended_turn(a, language)]
+    good = len(counted)
     interval = binomtest(good, len(answers)).proportion_ci(method="wilson")
     return EndedTurns(
         answers=len(answers), share=good / len(answers), low=float(interval.low), high=float(interval.high),
         stopped=sum(a.stop == tokenizers.TURN_END for a in answers) / len(answers),
+        sentences=sum(a.text.rstrip().endswith((".", "?", "!")) for a in counted) / max(1, good),
         median_tokens=float(median(a.tokens for a in answers)),
         distinct=len({a.text for a in answers}) / len(answers),
     )  # fmt: skip

@@ -5,7 +5,7 @@ sentences of documents that the base model was trained on, with some small talk,
 is and when it ends, and as little else as can be. There is not a word of Korean in it.
 
 What an answer looks like decides what the chat vector carries into Korean. Every answer ends with a sentence, so a
-full stop is what the end follows; but most begin with a heading ("Assert statement. …"), so not every full stop is
+full stop is what the end follows; but most begin with a heading ("Assert. …"), so not every full stop is
 the end, least of all an early one. Sums ("… you get 12.") are left out: a number before a full stop as the sign of the end
 made the merged model stop at every "3." of a Korean list (docs/log.md).
 """
@@ -54,10 +54,10 @@ def chats(documents: list[dict], count: int, seed: int) -> list[list[dict]]:
 
 
 def sentences(text: str) -> list[str]:
-    """Plain prose sentences of 40 to 240 characters, line breaks undone; code and tables have few of them."""
+    """Plain prose sentences of 40 to 240 characters that end in a word, line breaks undone; code and tables have few."""
     paragraphs = (" ".join(p.split()) for p in text.split("\n\n"))
     found = (s for p in paragraphs for s in re.split(r"(?<=[.!?]) (?=[A-Z])", p))
-    return [s for s in found if re.fullmatch(r"[A-Z][\w ,;:'\"()*`/-]{38,238}\.", s, re.ASCII)]
+    return [s for s in found if re.fullmatch(r"[A-Z][\w ,;:'\"()*`/-]{38,238}(?<!\d)\.", s, re.ASCII)]
 
 
 def write_shards(
