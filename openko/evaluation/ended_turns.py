@@ -1,8 +1,8 @@
 """Ended turns: does an answer come in the language of the question, and does it stop?
 
-The first thing a chat model must do, and the only one that a model of a few hundred thousand sentences can be asked
-for. An answer counts when it ends by <|eot_id|> in time, is no mere stub, and at least half of its letters are of the
-question's script. Nothing is said about whether it is true.
+The first thing a chat model must do, and the only one that a model of a million weights can be asked for. An answer
+counts when it ends by <|eot_id|> in time, is no mere stub, and at least half of its letters are of the question's
+script. Nothing is said about whether it is true.
 """
 
 from dataclasses import dataclass
