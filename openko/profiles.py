@@ -215,7 +215,7 @@ SMALL_TPU_STEP = StepConfig(
 )  # fmt: skip
 POD_STEP = dataclasses.replace(SMALL_TPU_STEP, param_dtype="float32", moment_dtype="float32")
 
-# What carries over at this size (docs/log.md): the MLPs and the special tokens' rows. The vector's ordinary rows of the
+# What carries over at this size (docs/log.md): the MLPs, norms and special tokens' rows. The vector's ordinary rows of the
 # embedding cost Korean most, and its attention adds cost without ending more turns.
 TINY_PARTS = VectorScale(attention=0.0, embed=0.0, special="transplant")
 
