@@ -35,9 +35,9 @@ def merge(
     """Write the model directory `out` = target + scale × (chat − base), in the target's dtypes.
 
     scale: λ. parts: its share for each part of the model, and whether the rows of the chat format's special tokens are
-    the chat model's own, whatever λ is. Computed in fp32 and rounded once. config.json is the
-    target's; generation_config, tokenizer and chat template are the chat model's. The manifest's facts give the
-    Euclidean norm of the whole vector and of the target.
+    the chat model's own, whatever λ is. Computed in fp32 and rounded once. config.json is the target's;
+    generation_config, tokenizer and chat template are the chat model's. The manifest's facts give the Euclidean norm of
+    the whole vector and of the target.
     """
     models = {name: Tensors(path) for name, path in (("target", target), ("base", base), ("chat", chat))}
     config, carried = hf_weights.read_config(target)
@@ -83,7 +83,7 @@ def merge(
 def add(target: dict, base: dict, chat: dict, *, scale: float, parts: VectorScale = WHOLE, special: np.ndarray) -> dict:
     """The same sum for parameter trees in memory (openko.llama's), fp32 in and out.
 
-    special: ids of the special tokens, from `special_rows`; int, shape [n].
+    special: ids of the rows to take from `chat`, from `special_rows`; int, shape [n].
     """
 
     def one(path, t, b, c):

@@ -5,8 +5,8 @@ sentences of documents that the base model was trained on, with some small talk,
 is and when it ends, and as little else as can be. There is not a word of Korean in it.
 
 What an answer looks like decides what the chat vector carries into Korean. Every answer ends with a sentence, so a
-full stop is what the end follows; but most begin with a heading ("Assert. …"), so not every full stop is
-the end, least of all an early one. Sums ("… you get 12.") are left out, and sentences that stop after a number: as the sign of
+full stop is what the end follows; but most begin with a heading ("Assert. …"), so not every full stop is the end,
+least of all an early one. Sums ("… you get 12.") are left out, and sentences that stop after a number: as the sign of
 the end it would fit every "3." of the numbered items that Korean manuals are made of (docs/log.md).
 """
 
