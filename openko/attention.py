@@ -91,7 +91,19 @@ def splash(q, k, v, segment_ids, *, mesh: Mesh, batch_axes, head_axis, interpret
     return on_chip(q, k, v, segment_ids)
 
 
-IMPLEMENTATIONS: dict[str, Callable] = {"reference": whole, "blocked": blocked, "splash": splash}
+def cudnn(q, k, v, segment_ids, *, kernel: str = "cudnn"):
+    """GPU: cuDNN's flash attention through jax.nn; bf16 or fp16.
+
+    The documents' mask goes in as a bias of [batch, 1, seq, seq]. kernel: jax.nn's name for it; "xla" computes the
+    same without a GPU.
+    """
+    if kernel == "cudnn" and q.dtype == jnp.float32:
+        raise InputError("cuDNN's attention computes in bf16 or fp16: set the profile's compute_dtype to bfloat16")
+    same_document = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
+    return jax.nn.dot_product_attention(q, k, v, mask=same_document, is_causal=True, implementation=kernel)
+
+
+IMPLEMENTATIONS: dict[str, Callable] = {"reference": whole, "blocked": blocked, "splash": splash, "cudnn": cudnn}
 
 
 def implementation(name: str, **placement) -> Callable:

@@ -1,5 +1,6 @@
 """The command line: parses, calls one function, prints a table or JSON."""
 
+import dataclasses
 import errno
 import json
 import sys
@@ -8,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from openko.errors import InputError
+from openko.errors import InputError, Interrupted
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Llama-3-Open-Ko, the whole road.")
 AsJson = Annotated[bool, typer.Option("--json", help="print the answer as JSON")]
@@ -28,13 +29,13 @@ def walkthrough(
 @app.command()
 def profiles(as_json: AsJson = False):
     """List the profiles: what each trains, where, with how many tokens."""
-    from openko import profiles, rehearsal
+    from openko import hardware, profiles
 
     rows = [
         {
             "profile": p.name,
             "hardware": p.hardware,
-            "parameters": rehearsal.parameter_count(p.model),
+            "parameters": hardware.parameter_count(p.model),
             "context": p.continued.sequence_length,
             "tokens_per_step": p.continued.batch_size * p.continued.sequence_length,
             "tokens": p.continued.tokens,
@@ -67,26 +68,57 @@ def fit(
 
 @app.command()
 def train(
-    data: Annotated[list[str], typer.Option(help="token-shard directory, or DIRECTORY=SHARE; may be repeated")],
-    tokenizer: Annotated[Path, typer.Option(help="directory with tokenizer.json")],
+    data: Annotated[list[str], typer.Option(help="token-shard directory or URL, or PLACE=SHARE; may be repeated")],
+    tokenizer: Annotated[str, typer.Option(help="directory or URL with tokenizer.json")],
     out: Annotated[Path, typer.Option(help="model directory to write")],
     profile: Annotated[str, typer.Option(help="the size of the run")] = "laptop",
-    start: Annotated[Path | None, typer.Option(help="model directory to continue from; without it, fresh weights")] = None,
+    start: Annotated[str | None, typer.Option(help="model directory or URL to continue from; without it, fresh weights")] = None,
+    changes: Annotated[
+        list[str], typer.Option("--set", metavar="NAME=VALUE", help="a field of profiles.Training, such as steps=100; may be repeated")
+    ] = (),
+    mesh: Annotated[str | None, typer.Option(metavar="AXIS=N,…", help="another mesh, such as data=2,fsdp=4")] = None,
+    checkpoint_dir: Annotated[str | None, typer.Option(help="directory or gs:// URL for checkpoints")] = None,
+    time_budget: Annotated[str | None, typer.Option(help="save and stop before the session ends, such as 8h30m")] = None,
+    evaluate: Annotated[list[str], typer.Option("--eval", metavar="NAME=FILE", help="text or .jsonl whose bits per byte to follow")] = (),
+    eval_every: Annotated[int, typer.Option(help="steps between evaluations")] = 500,
+    tensorboard: Annotated[Path | None, typer.Option(help="write TensorBoard's event files here")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done; needs no device")] = False,
+    distributed: Annotated[bool, typer.Option("--distributed", help="several hosts; start this on each")] = False,
+    coordinator: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="of process 0; a Cloud TPU finds it")] = None,
+    processes: Annotated[int | None, typer.Option(help="how many, with --coordinator")] = None,
+    process: Annotated[int | None, typer.Option(help="which of them this is, with --coordinator")] = None,
+    as_json: AsJson = False,
 ):
     """Train on token shards and write a Hugging Face directory; run again after a crash, it goes on."""
     from openko import profiles
-    from openko.training.loop import train
 
     chosen = profiles.get(profile)
-    shares = {}
-    for entry in data:
-        directory, _, share = entry.partition("=")
-        try:
-            shares[Path(directory)] = float(share or 1)
-        except ValueError:
-            raise InputError(f"--data {entry}: {share!r} is not a number") from None
-    made = train(out, profile=chosen, training=chosen.continued, data=shares, tokenizer=tokenizer, start=start)
-    print(f"{out}: {made.facts}")
+    if mesh is not None:
+        chosen = dataclasses.replace(chosen, mesh=profiles.mesh_from(mesh))
+    training = profiles.changed(chosen.continued, changes)
+    settings = {"profile": chosen, "training": training, "data": _shares(data), "tokenizer": tokenizer, "start": start}
+    if dry_run:
+        from openko.training.plan import make_plan
+
+        plan = make_plan(out, **settings, checkpoint_dir=checkpoint_dir)
+        _print_record(plan.describe() | ({"weights": plan.shapes()} if as_json else {}), as_json)
+        if not as_json:
+            print("\nweights (whole: on one device)")
+            for row in plan.shapes():
+                print(f"  {row['weight']:<38} {row['shape']}: {row['on_a_device']}")
+        return
+    from openko.training import hosts, stopping
+    from openko.training.loop import train
+
+    if distributed or coordinator is not None:
+        hosts.join(coordinator, processes, process)
+    made = train(
+        out, **settings, checkpoint_dir=checkpoint_dir, tensorboard=tensorboard, evaluate=_texts(evaluate), evaluate_every=eval_every,
+        time_budget=None if time_budget is None else stopping.seconds(time_budget),
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )  # fmt: skip
+    if made is not None:
+        _print_record({"out": str(out), **made.facts}, as_json)
 
 
 @app.command()
@@ -210,6 +242,31 @@ def notebooks(results: Annotated[Path | None, typer.Option("--from", help="a fin
         print(line)
 
 
+def _shares(data: list[str]) -> dict[str, float]:
+    shares = {}
+    for entry in data:
+        place, _, share = entry.partition("=")
+        try:
+            shares[place] = float(share or 1)
+        except ValueError:
+            raise InputError(f"--data {entry}: {share!r} is not a number") from None
+    return shares
+
+
+def _texts(evaluate: list[str]) -> dict[str, list[str]]:
+    texts = {}
+    for entry in evaluate:
+        name, _, path = entry.partition("=")
+        if not path:
+            raise InputError(f"--eval {entry}: write NAME=FILE, such as ko=heldout.txt")
+        text = _read_text(Path(path))
+        try:
+            texts[name] = [json.loads(line)["text"] for line in text.splitlines()] if path.endswith(".jsonl") else [text]
+        except (ValueError, KeyError, TypeError) as problem:
+            raise InputError(f'{path}: every line must be a JSON object with "text" ({problem!r})') from None
+    return texts
+
+
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
@@ -254,6 +311,9 @@ def main() -> None:
     except InputError as problem:
         print(f"openko: {problem}", file=sys.stderr)
         sys.exit(2)
+    except Interrupted as stopped:
+        print(f"openko: {stopped}", file=sys.stderr)
+        sys.exit(75)  # EX_TEMPFAIL of sysexits.h: not done, and nothing is wrong; run again
     except OSError as problem:
         if problem.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS):
             raise

@@ -17,6 +17,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import safetensors
+from jax.experimental import multihost_utils
 
 from openko import llama
 from openko.errors import InputError
@@ -271,18 +272,29 @@ def save(
     """Write config.json, generation_config.json and the weights into `directory` (a temporary one: manifest.build).
 
     dtype: "float32", "bfloat16" or "float16"; by default that of the parameters. One tensor at a time is on the host.
+    Where the parameters lie over several hosts, all call this (`gather` on the others), and the first writes.
     """
     dtype = np.dtype(getattr(ml_dtypes, dtype, dtype) if dtype else parameters["embed_tokens"].dtype)
 
-    def tensor(path, layer):
-        leaf = parameters
-        for key in path:
-            leaf = leaf[key]
-        return np.asarray(leaf if layer is None else leaf[layer]).astype(dtype)
-
-    entries = ((name, dtype, shape, lambda p=path: [tensor(*p)]) for path, name, shape in _each(config))
+    entries = ((name, dtype, shape, lambda p=path: [_on_host(parameters, *p).astype(dtype)]) for path, name, shape in _each(config))
     write_tensors(directory, entries, shard_bytes=shard_bytes)
     write_configs(directory, config, (carried or {}) | {"dtype": str(dtype), "torch_dtype": str(dtype)})
+
+
+def gather(config: LlamaConfig, parameters: dict) -> None:
+    """What a host that does not write has to do while the first one saves: give its part of each tensor, in order."""
+    for path, _, _ in _each(config):
+        _on_host(parameters, *path)
+
+
+def _on_host(parameters: dict, path: tuple[str, ...], layer: int | None) -> np.ndarray:
+    leaf = parameters
+    for key in path:
+        leaf = leaf[key]
+    leaf = leaf if layer is None else leaf[layer]
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        leaf = multihost_utils.process_allgather(leaf, tiled=True)
+    return np.asarray(leaf)
 
 
 def write_configs(directory: Path, config: LlamaConfig, carried: dict) -> None:

@@ -26,6 +26,7 @@ from openko.rope import Rope
 
 REMAT_POLICIES = {
     "none": None,  # keep every activation
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the products with weights, not attention
     "full": jax.checkpoint_policies.nothing_saveable,  # keep each layer's input, compute the rest again
 }
 

@@ -104,7 +104,7 @@ def verify(directory: Path) -> Manifest:
     return manifest
 
 
-def describe_inputs(inputs: dict[str, Path]) -> dict:
+def describe_inputs(inputs: dict[str, Path], say: Callable[[str], None] = print) -> dict:
     """{name: directory} -> {name: {"path", "content"}}; a foreign directory without manifest is hashed."""
     described = {}
     for name, path in inputs.items():
@@ -112,6 +112,9 @@ def describe_inputs(inputs: dict[str, Path]) -> dict:
         if (path / NAME).is_file():
             content = read(path).content
         elif path.is_dir():
+            size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+            if size > 2e9:
+                say(f"hashing {path}, {size / 1e9:.0f} GB: about {size / 5e8:.0f} s")
             content = digest(hash_files(path))
         else:
             raise InputError(f"input {name!r}: {path} does not exist")
@@ -138,7 +141,7 @@ def build(
     """
     directory = Path(directory)
     _check_place(directory, inputs)
-    described, code = describe_inputs(inputs), code_fingerprint(module)
+    described, code = describe_inputs(inputs, say), code_fingerprint(module)
     recipe = json.loads(json.dumps(recipe))  # tuples become lists, as they will when read back
     partial = directory.with_name(directory.name + ".partial")
     try:

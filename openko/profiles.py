@@ -7,6 +7,7 @@ only through the values below.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from openko.errors import InputError
@@ -56,8 +57,11 @@ class MeshShape:
 class StepConfig:
     """How the training step is computed; none of it changes what is learned, up to rounding.
 
-    loss_chunk: positions of the sequence whose logits exist at once. bf16 parameters are rounded stochastically after each
-    update, for an update of 1e-5 on a weight near 0.02 is below half a bf16 step and would always be lost.
+    attention: a key of openko.attention.IMPLEMENTATIONS. remat: a key of openko.llama.REMAT_POLICIES.
+    unroll: layers per step of the scan.
+    loss_chunk: positions of the sequence whose logits exist at once.
+    param_dtype: bf16 parameters are rounded stochastically after each update, for an update of 1e-5 on a weight near
+    0.02 is below half a bf16 step and would always be lost. moment_dtype: of the optimizer's moments.
     """
 
     attention: str
@@ -69,9 +73,24 @@ class StepConfig:
     moment_dtype: str
 
 
+OPTIMIZERS, SCHEDULES = ("adamw", "adafactor"), ("cosine", "wsd")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One training run: AdamW with linear warm-up and cosine decay, counted in optimizer steps."""
+    """One training run. All schedules are counted in optimizer steps.
+
+    optimizer: "adamw", or "adafactor", which keeps a row and a column in place of a second moment and no first one.
+    schedule: "cosine" falls from the peak to the final rate over all steps after the warm-up; "wsd" (warm-up, stable,
+    decay: arXiv 2404.06395) stays at the peak and falls in a straight line over the last `decay_steps`, so that a run
+    can be made longer from any checkpoint before the fall.
+    initial_learning_rate: where the warm-up begins: 0 for a new run; the last rate of an earlier run when a model is
+    warmed up again (re-warming: arXiv 2403.08763).
+    z_loss: times the mean square of the log-normaliser, added to the loss (PaLM, arXiv 2204.02311: 1e-4).
+    accumulate: the batch is computed in that many parts, one after the other; the result is the same.
+    within_documents: a token sees its own document only, and positions count from the document's start; without it, a
+    row of packed documents is read as one text.
+    """
 
     steps: int
     batch_size: int  # sequences per optimizer step, over all devices
@@ -79,17 +98,58 @@ class Training:
     peak_learning_rate: float
     final_learning_rate: float
     warmup_steps: int
+    schedule: str = "cosine"
+    decay_steps: int = 0
+    initial_learning_rate: float = 0.0
+    optimizer: str = "adamw"
     weight_decay: float = 0.1
     adam_b1: float = 0.9
     adam_b2: float = 0.95
     adam_eps: float = 1e-8
     clip_norm: float = 1.0
+    z_loss: float = 0.0
+    accumulate: int = 1
+    within_documents: bool = True
     seed: int = 0
-    checkpoint_every: int = 100  # optimizer steps
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "sequence_length", "accumulate"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, found {self.optimizer!r}")
+        if self.schedule not in SCHEDULES:
+            raise InputError(f"schedule must be one of {', '.join(SCHEDULES)}, found {self.schedule!r}")
+        if (self.schedule == "wsd") != (self.decay_steps > 0):
+            raise InputError(f"decay_steps ({self.decay_steps}) is the length of the fall in schedule 'wsd', and of no other")
+        if not 0 <= self.warmup_steps <= self.steps - max(1, self.decay_steps):
+            raise InputError(f"warmup_steps ({self.warmup_steps}) and decay_steps ({self.decay_steps}) do not fit into {self.steps} steps")
+        if self.batch_size % self.accumulate:
+            raise InputError(f"batch_size {self.batch_size} cannot be computed in {self.accumulate} equal parts (accumulate)")
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self.sequence_length
 
     @property
     def tokens(self) -> int:
-        return self.steps * self.batch_size * self.sequence_length
+        return self.steps * self.tokens_per_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saving:
+    """When checkpoints are written, and where they survive the machine.
+
+    A checkpoint is written every `steps` optimizer steps and whenever the last one is `minutes` old. `keep` complete
+    ones stay. directory: the place that outlives a session of this profile's machine; empty: beside the model that is
+    made. limit_gb: what that place holds by its rules, where the file system does not tell (a quota).
+    """
+
+    steps: int = 250
+    minutes: float = 30
+    keep: int = 2
+    directory: str = ""
+    limit_gb: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +212,7 @@ class Profile:
 
     name: str
     hardware: str
-    platform: str  # "cpu" or "tpu": which of jax's backends it is meant for
+    platform: str  # "cpu", "tpu" or "gpu": which of jax's backends it is meant for
     model: LlamaConfig
     tokenizer: str
     mesh: MeshShape
@@ -160,6 +220,9 @@ class Profile:
     pretraining: Training | None
     chat_tuning: Training | None
     continued: Training
+    chip: str = ""  # a key of openko.hardware.CHIPS, where it is known
+    saving: Saving
+    export_dtype: str  # of the weights in the model directory that a run ends in
     korean_in_base: float = 0.0
     korean_of_base: str = ""
     korean_in_tokenizer: float = 0.0
@@ -168,6 +231,32 @@ class Profile:
     corpus_bytes: int  # of each language, at most
     standin_vocab_size: int  # of the tokenizer that stands in for Llama-2-Ko's (46,336 pieces)
     names: ModelNames
+
+
+def changed(training: Training, changes: Iterable[str]) -> Training:
+    """A run with other values for some fields: ["steps=100", "schedule=wsd", …]."""
+    types = {field.name: type(getattr(training, field.name)) for field in dataclasses.fields(training)}
+    values = {}
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if not equals or name not in types:
+            raise InputError(f"--set {change}: write NAME=VALUE, with NAME one of {', '.join(types)}")
+        try:
+            values[name] = {"true": True, "false": False}[text.lower()] if types[name] is bool else types[name](text)
+        except (ValueError, KeyError):
+            raise InputError(f"--set {change}: {name} must be a {types[name].__name__}, found {text!r}") from None
+    return dataclasses.replace(training, **values)
+
+
+def mesh_from(text: str) -> MeshShape:
+    """ "data=2,fsdp=4" -> MeshShape; an axis that is not named is 1."""
+    axes = {}
+    for entry in text.split(","):
+        name, _, size = entry.partition("=")
+        if name not in ("data", "fsdp", "tensor") or name in axes or not size.isdigit() or int(size) < 1:
+            raise InputError(f"--mesh {text}: write AXIS=N with axes data, fsdp and tensor, such as data=2,fsdp=4")
+        axes[name] = int(size)
+    return MeshShape(**axes)
 
 
 def fingerprint(value) -> str:
@@ -214,6 +303,7 @@ SMALL_TPU_STEP = StepConfig(
     param_dtype="bfloat16", compute_dtype="bfloat16", moment_dtype="bfloat16",
 )  # fmt: skip
 POD_STEP = dataclasses.replace(SMALL_TPU_STEP, param_dtype="float32", moment_dtype="float32")
+GPU_STEP = dataclasses.replace(POD_STEP, attention="cudnn")
 
 # What carries over at this size (docs/log.md): the MLPs, norms and special tokens' rows. The vector's ordinary rows of the
 # embedding cost Korean most, and its attention adds cost without ending more turns.
@@ -228,11 +318,12 @@ PROFILES = {
             korean_in_base=0.05, korean_of_base="korean-rnd-regs-mcp", korean_in_tokenizer=0.12, chat_vector_lambda=2.0,
             chat_vector_parts=TINY_PARTS,
             pretraining=Training(steps=12, batch_size=4, sequence_length=128, peak_learning_rate=3e-3,
-                                 final_learning_rate=3e-4, warmup_steps=4, checkpoint_every=8),
+                                 final_learning_rate=3e-4, warmup_steps=4),
             chat_tuning=Training(steps=8, batch_size=4, sequence_length=128, peak_learning_rate=1e-3,
                                  final_learning_rate=1e-4, warmup_steps=2, seed=1),
             continued=Training(steps=12, batch_size=4, sequence_length=128, peak_learning_rate=2e-3,
                                final_learning_rate=2e-4, warmup_steps=4, seed=2),
+            saving=Saving(steps=8), export_dtype="float32",
         ),
         # adam_eps: with tied weights every word's row is in every step, and at 1e-8 Adam moves the rows of words that
         # never occur (Korean ones in English text, <|eot_id|> in Korean) as far as all others. docs/log.md has the
@@ -243,38 +334,53 @@ PROFILES = {
             korean_in_base=0.05, korean_of_base="konlpy", korean_in_tokenizer=0.12, chat_vector_lambda=2.0,
             chat_vector_parts=TINY_PARTS,
             pretraining=Training(steps=500, batch_size=4, sequence_length=256, peak_learning_rate=5e-3, adam_eps=1e-5,
-                                 final_learning_rate=5e-4, warmup_steps=50, checkpoint_every=250),
+                                 final_learning_rate=5e-4, warmup_steps=50),
             chat_tuning=Training(steps=200, batch_size=4, sequence_length=256, peak_learning_rate=1e-3, adam_eps=1e-4,
                                  final_learning_rate=1e-4, warmup_steps=20, seed=1),
             continued=Training(steps=1150, batch_size=4, sequence_length=256, peak_learning_rate=5e-3, adam_eps=1e-5,
-                               final_learning_rate=5e-4, warmup_steps=100, seed=2, checkpoint_every=250),
+                               final_learning_rate=5e-4, warmup_steps=100, seed=2),
+            saving=Saving(steps=250), export_dtype="float32",
         ),
         Profile(
-            name="colab-v5e-1", hardware="TPU v5e-1 (Colab), 16 GB", platform="tpu", model=MODELS["llama-3.2-1b"],
+            name="gpu-1", hardware="one GPU, 80 GB", platform="gpu", model=MODELS["llama-3.2-1b"], tokenizer="llama-3",
+            mesh=MeshShape(), step=GPU_STEP, corpus_bytes=2_000_000_000, names=ONE_BILLION_NAMES,
+            standin_vocab_size=46_336, pretraining=None, chat_tuning=None,
+            continued=Training(steps=4_000, batch_size=4, sequence_length=4096, peak_learning_rate=5e-5,
+                               final_learning_rate=1e-5, warmup_steps=200),
+            saving=Saving(), export_dtype="bfloat16",
+        ),
+        Profile(
+            name="colab-v5e-1", hardware="TPU v5e-1 (Colab), 16 GB", platform="tpu", chip="v5e", model=MODELS["llama-3.2-1b"],
             tokenizer="llama-3", mesh=MeshShape(), step=SMALL_TPU_STEP,
             corpus_bytes=2_000_000_000, names=ONE_BILLION_NAMES,
             standin_vocab_size=46_336, pretraining=None, chat_tuning=None,
             continued=Training(steps=4_000, batch_size=4, sequence_length=4096, peak_learning_rate=5e-5,
                                final_learning_rate=1e-5, warmup_steps=200),
+            # A free Google Drive: 15 GB, and two checkpoints of 7.4 GB.
+            saving=Saving(minutes=60, keep=1, directory="/content/drive/MyDrive/openko", limit_gb=15), export_dtype="bfloat16",
         ),
         Profile(
-            name="kaggle-v5e-8", hardware="TPU v5e-8 (Kaggle), 8 × 16 GB", platform="tpu", model=MODELS["llama-3-8b"],
+            name="kaggle-v5e-8", hardware="TPU v5e-8 (Kaggle), 8 × 16 GB", platform="tpu", chip="v5e", model=MODELS["llama-3-8b"],
             tokenizer="llama-3", mesh=MeshShape(fsdp=8), step=SMALL_TPU_STEP,
             corpus_bytes=2_000_000_000, names=CARD_NAMES,
             standin_vocab_size=46_336, pretraining=None, chat_tuning=None,
             continued=Training(steps=4_000, batch_size=8, sequence_length=2048, peak_learning_rate=5e-5,
                                final_learning_rate=1e-5, warmup_steps=200),
+            # Kaggle keeps 20 GB of a session's output, and one checkpoint of 8B with two bf16 moments has 48 GB: the
+            # run asks for a bucket (--checkpoint-dir gs://…) at the start and not after nine hours.
+            saving=Saving(steps=1_000, minutes=120, keep=1, directory="/kaggle/working/checkpoints", limit_gb=20), export_dtype="bfloat16",
         ),
         # The card: v5e-256, context 8k, 17.7B tokens. 256 × 8192 tokens a step make 8,440 steps. The card gives no
         # learning rate: AdamW, weight decay 0.1, cosine 5e-5 → 1e-5 and 1-2k steps of warm-up are the author's
         # earlier recipe for Llama-2-Ko (its training configuration, EasyLM fork).
         Profile(
-            name="v5e-256", hardware="TPU v5e-256, 256 × 16 GB", platform="tpu", model=MODELS["llama-3-8b"],
+            name="v5e-256", hardware="TPU v5e-256, 256 × 16 GB", platform="tpu", chip="v5e", model=MODELS["llama-3-8b"],
             tokenizer="llama-3", mesh=MeshShape(fsdp=256), step=POD_STEP,
             corpus_bytes=61_000_000_000, names=CARD_NAMES,
             standin_vocab_size=46_336, pretraining=None, chat_tuning=None,
             continued=Training(steps=8_440, batch_size=256, sequence_length=8192, peak_learning_rate=5e-5,
-                               final_learning_rate=1e-5, warmup_steps=1_000, checkpoint_every=250),
+                               final_learning_rate=1e-5, warmup_steps=1_000),
+            saving=Saving(steps=250), export_dtype="bfloat16",
         ),
     )
 }  # fmt: skip

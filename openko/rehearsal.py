@@ -16,7 +16,8 @@ import sys
 import time
 
 from openko.errors import InputError
-from openko.profiles import MODELS, PROFILES, LlamaConfig, Profile
+from openko.hardware import flops_per_token, parameter_count
+from openko.profiles import MODELS, PROFILES, Profile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,19 +67,6 @@ def profile_for(model: str, topology: str, batch_size: int | None = None) -> Pro
     raise InputError(f"no profile trains {model} on {count} chips ({topology}); there are: {known}")
 
 
-def flops_per_token(config: LlamaConfig, sequence_length: int) -> float:
-    """Forward and backward, without what remat computes again: 6 per weight in a product, plus causal attention.
-
-    Attention: 2 products × 2 FLOPs × 3 passes × heads × head_dim × the half of the sequence that is seen.
-    """
-    c = config
-    attention_width = c.num_attention_heads * c.head_dim
-    per_layer = c.hidden_size * (2 * attention_width + 2 * c.num_key_value_heads * c.head_dim + 3 * c.intermediate_size)
-    weights = c.num_hidden_layers * per_layer + c.vocab_size * c.hidden_size
-    attention = 12 * c.num_hidden_layers * attention_width * sequence_length / 2
-    return 6 * weights + attention
-
-
 def estimate(profile: Profile, topology: str) -> dict:
     """What a step costs on a topology, by arithmetic alone; the memory only of what surely lives there.
 
@@ -108,15 +96,6 @@ def estimate(profile: Profile, topology: str) -> dict:
         "hours": seconds["high"] * training.steps / 3600,
         "compiled": False,
     }
-
-
-def parameter_count(config: LlamaConfig) -> int:
-    """Weights of the model, by arithmetic (a test holds it against the module's own shapes)."""
-    c = config
-    attention = c.hidden_size * c.head_dim * (2 * c.num_attention_heads + 2 * c.num_key_value_heads)
-    layer = attention + 3 * c.hidden_size * c.intermediate_size + 2 * c.hidden_size
-    embeddings = c.vocab_size * c.hidden_size * (1 if c.tie_word_embeddings else 2)
-    return embeddings + c.num_hidden_layers * layer + c.hidden_size
 
 
 def compile_for(profile: Profile, topology: str) -> dict:

@@ -6,11 +6,15 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TPU_SKIP_MDS_QUERY"] = "1"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
+import dataclasses
+from types import SimpleNamespace
+
 import jax
+import numpy as np
 import pytest
 
-from openko import llama
-from openko.profiles import LlamaConfig
+from openko import hf_weights, llama, manifest, profiles, shards, tokenizers
+from openko.profiles import LlamaConfig, Saving, Training
 from openko.rope import Rope
 
 
@@ -37,3 +41,33 @@ def lively_parameters(config: LlamaConfig, seed: int = 0) -> dict:
 @pytest.fixture
 def config() -> LlamaConfig:
     return small_config()
+
+
+@pytest.fixture(scope="session")
+def ingredients(tmp_path_factory):
+    """All that a small run of openko.training.loop needs: directory, tokenizer, two shard directories, a start model, a profile.
+
+    A run of 24 steps of 8 × 32 tokens, a checkpoint every 5.
+    """
+    here = tmp_path_factory.mktemp("ingredients")
+    trained = tokenizers.train(["한국어와 English, 그리고 1234. " * 20], 300, "test")
+    trained.save(here / "tokenizer")
+    config = small_config(vocab_size=trained.vocab_size, num_hidden_layers=2)
+    (here / "start").mkdir()
+    hf_weights.save(here / "start", config, lively_parameters(config))
+    draw = np.random.default_rng(0)
+
+    def make(partial):
+        facts = shards.write(partial, (draw.integers(0, 284, draw.integers(20, 300)) for _ in range(200)))
+        return facts | {"tokenizer": trained.fingerprint, "vocab_size": trained.vocab_size}
+
+    for name in ("shards", "more"):
+        manifest.build(
+            here / name, kind=shards.KIND, recipe={"name": name}, inputs={}, module="openko.shards", make=make, say=lambda line: None
+        )
+    training = Training(
+        steps=24, batch_size=8, sequence_length=32, peak_learning_rate=2e-3, final_learning_rate=2e-4, warmup_steps=2, seed=2
+    )
+    profile = dataclasses.replace(profiles.get("smoke"), model=config, continued=training, saving=Saving(steps=5))
+    return SimpleNamespace(here=here, tokenizer=here / "tokenizer", shards=here / "shards", more=here / "more", start=here / "start",
+                           profile=profile, training=training)  # fmt: skip

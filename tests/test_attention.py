@@ -28,6 +28,17 @@ def test_splash_equals_the_reference_in_pallas_interpreter():
     np.testing.assert_allclose(jax.jit(run)(q, k, v, segments), attention.whole(q, k, v, segments), atol=2e-5)
 
 
+@pytest.mark.parametrize("seq", [100, 128])
+def test_cudnns_call_equals_the_reference_when_xla_computes_it(seq):
+    values = inputs(seq)
+    np.testing.assert_allclose(attention.cudnn(*values, kernel="xla"), attention.whole(*values), atol=2e-6)
+
+
+def test_cudnn_wants_half_precision():
+    with pytest.raises(InputError, match="bfloat16"):
+        attention.cudnn(*inputs(128))
+
+
 def test_a_token_sees_itself_and_the_past_of_its_own_document():
     mask = attention.document_mask(np.array([[0, 0, 1, 1]]))
     np.testing.assert_array_equal(mask[0], [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]])

@@ -5,8 +5,10 @@ import pytest
 
 from openko import manifest, shards
 from openko.errors import InputError
-from openko.profiles import Training
-from openko.training.data import PackedWindows, batches
+from openko.profiles import MeshShape, Training
+from openko.training import sharding
+from openko.training.data import batches, local_rows, place
+from openko.training.step import abstract_batch
 
 WIDTH = 16
 KEYS = ("tokens", "targets", "positions", "segment_ids", "weights")
@@ -61,8 +63,9 @@ def test_batches_have_the_shapes_and_types_of_the_step(directory):
     made = run(directory, training())
     assert len(made) == 10
     for batch in made:
-        assert {k: v.dtype.name for k, v in batch.items()} == dict.fromkeys(KEYS[:4], "int32") | {"weights": "float32"}
-        assert {v.shape for v in batch.values()} == {(4, WIDTH)}
+        kinds = dict.fromkeys((*KEYS[:4], "source"), "int32") | {"weights": "float32"}
+        assert {k: v.dtype.name for k, v in batch.items()} == kinds
+        assert {batch[k].shape for k in KEYS} == {(4, WIDTH)} and batch["source"].shape == (4,)
 
 
 @pytest.mark.parametrize("step", [0, 1, 6, 9])
@@ -72,7 +75,7 @@ def test_a_step_asked_directly_is_that_of_the_stream(two, step):
 
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_the_rows_of_all_hosts_together_are_those_of_one(two, hosts):
-    parts = [run(two, training(), host=host, hosts=hosts) for host in range(hosts)]
+    parts = [run(two, training(), mine=range(host * 4 // hosts, (host + 1) * 4 // hosts)) for host in range(hosts)]
     assert_equal([{k: np.concatenate([p[k] for p in step]) for k in KEYS} for step in zip(*parts, strict=True)], run(two, training()))
 
 
@@ -169,8 +172,27 @@ def test_neighbouring_windows_of_one_long_document_are_spread_over_the_steps(tmp
     assert not np.array_equal(np.sort(first), np.arange(4) * WIDTH)
 
 
-def test_windows_know_their_number_before_the_end_of_the_first_pass(directory):
-    assert len(PackedWindows(shards.TokenShards(directory), WIDTH, 0, 1_000)) == 1_000
+def test_across_documents_a_row_is_one_text_and_every_next_token_counts(directory):
+    for apart, together in zip(run(directory, training()), run(directory, training(within_documents=False)), strict=True):
+        np.testing.assert_array_equal(apart["tokens"], together["tokens"])
+        assert (together["segment_ids"] == 0).all() and (together["weights"] == 1).all()
+        np.testing.assert_array_equal(together["positions"], np.tile(np.arange(WIDTH), (4, 1)))
+
+
+def test_rows_carry_the_number_of_their_source(two):
+    for batch in run(two, training()):
+        np.testing.assert_array_equal(batch["source"], (batch["tokens"].min(axis=1) >= 5_000).astype(np.int32))
+
+
+@pytest.mark.parametrize("mesh", [MeshShape(), MeshShape(fsdp=4), MeshShape(data=2, tensor=2), MeshShape(data=2, fsdp=2)], ids=str)
+def test_rows_are_placed_where_the_mesh_wants_them(two, mesh):
+    like = abstract_batch(training(), sharding.make_mesh(mesh))
+    mine = local_rows(like)
+    assert mine == [0, 1, 2, 3]  # one process holds all devices
+    batch = run(two, training())[3]
+    for name, array in place(batch, like, mine).items():
+        np.testing.assert_array_equal(array, batch[name])
+        assert array.sharding == like[name].sharding
 
 
 def test_shards_of_two_tokenizers_are_refused(directory, tmp_path):
@@ -184,9 +206,12 @@ def test_ids_beyond_the_models_vocabulary_are_refused(directory):
         batches({directory: 1.0}, training(), vocab_size=9_999)
 
 
-def test_a_batch_that_does_not_divide_over_hosts_is_refused(directory):
-    with pytest.raises(InputError, match="batch_size 4 does not divide over 3 hosts"):
-        run(directory, training(), hosts=3)
+@pytest.mark.parametrize(("settings", "mesh"), [({}, MeshShape(fsdp=8)), ({"accumulate": 2}, MeshShape(data=4))])
+def test_a_batch_that_does_not_divide_over_the_devices_is_refused(settings, mesh):
+    with pytest.raises(
+        InputError, match=r"batch_size 4 in [12] parts does not divide over data × fsdp = [48] devices: make it a multiple of 8"
+    ):
+        abstract_batch(training(**settings), sharding.make_mesh(mesh))
 
 
 @pytest.mark.parametrize("share", [0.0, -1.0, float("nan"), float("inf")])

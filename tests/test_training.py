@@ -11,13 +11,13 @@ import torch
 import transformers
 from conftest import lively_parameters, small_config
 
-from openko import hf_weights, llama
+from openko import hf_weights, llama, profiles
 from openko.errors import InputError
 from openko.profiles import MeshShape, StepConfig, Training
 from openko.training import sharding
-from openko.training.loss import summed_cross_entropy
+from openko.training.loss import cross_entropy
 from openko.training.optimizer import apply_updates, learning_rate, round_stochastically
-from openko.training.step import abstract_batch, abstract_state, compile_step, new_state
+from openko.training.step import abstract_batch, abstract_state, compile_step, make_step, new_state
 
 TRAINING = Training(
     steps=20, batch_size=8, sequence_length=32, peak_learning_rate=3e-3, final_learning_rate=3e-4, warmup_steps=2, clip_norm=0.5
@@ -40,18 +40,19 @@ def make_batch(config, seed=0):
         "positions": positions,
         "segment_ids": np.zeros(shape, np.int32),
         "weights": weights,
+        "source": np.zeros(shape[0], np.int32),
     }
 
 
-def run_steps(config, parameters, count, mesh_shape=ONE_DEVICE, step=STEP):
+def run_steps(config, parameters, count, mesh_shape=ONE_DEVICE, step=STEP, training=TRAINING, batches=make_batch):
     mesh = sharding.make_mesh(mesh_shape)
-    compiled = compile_step(config, TRAINING, step, mesh)
+    compiled = compile_step(config, training, step, mesh)
     place = lambda tree, like: jax.tree.map(lambda x, a: jax.device_put(x, a.sharding), tree, like)  # noqa: E731
     parameters = jax.tree.map(jnp.copy, parameters)  # the step reuses the memory of the state that it is given
-    state = place(new_state(parameters, TRAINING, step), abstract_state(config, TRAINING, step, mesh))
+    state = place(new_state(parameters, training, step), abstract_state(config, training, step, mesh))
     losses = []
     for number in range(count):
-        state, metrics = compiled(state, place(make_batch(config, number), abstract_batch(TRAINING, mesh)))
+        state, metrics = compiled(state, place(batches(config, number), abstract_batch(training, mesh)))
         losses.append(float(metrics["loss"]))
     return state, losses
 
@@ -66,7 +67,7 @@ def test_loss_by_chunks_equals_the_whole_in_value_and_gradient(chunk):
         return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(hidden @ head.T, targets) * weights)
 
     def chunked(hidden, head):
-        return summed_cross_entropy(hidden, head, targets, weights, chunk)
+        return cross_entropy(hidden, head, targets, weights, chunk=chunk)[0]
 
     np.testing.assert_allclose(chunked(hidden, head), whole(hidden, head), rtol=1e-6)
     for ours, theirs in zip(jax.grad(chunked, (0, 1))(hidden, head), jax.grad(whole, (0, 1))(hidden, head), strict=True):
@@ -107,13 +108,158 @@ def test_steps_equal_transformers_with_torch_adamw(tmp_path, tied):
         assert np.linalg.norm(ours - theirs[name]) <= 1e-5 * np.linalg.norm(theirs[name]), name
 
 
-@pytest.mark.parametrize("mesh", [MeshShape(fsdp=8), MeshShape(tensor=2), MeshShape(data=2, fsdp=2, tensor=2)], ids=str)
-def test_every_mesh_equals_one_device(config, mesh):
-    parameters = lively_parameters(config)
-    alone, losses_alone = run_steps(config, parameters, 2)
-    together, losses = run_steps(config, parameters, 2, mesh)
+def assert_close(ours, theirs, tolerance=1e-5):
+    """Every tensor, in norm."""
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True):
+        assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b), jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "changes"),
+    [
+        (MeshShape(fsdp=8), {}),
+        (MeshShape(tensor=2), {}),
+        (MeshShape(data=2, fsdp=2, tensor=2), {}),
+        (MeshShape(data=2, fsdp=2), {"accumulate": 2, "z_loss": 1e-2}),
+        (MeshShape(fsdp=4, tensor=2), {"optimizer": "adafactor"}),
+    ],
+    ids=str,
+)
+def test_every_mesh_equals_one_device(config, mesh, changes):
+    parameters, training = lively_parameters(config), dataclasses.replace(TRAINING, **changes)
+    alone, losses_alone = run_steps(config, parameters, 2, training=training)
+    together, losses = run_steps(config, parameters, 2, mesh, training=training)
     np.testing.assert_allclose(losses, losses_alone, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), alone.parameters, together.parameters)
+    assert_close(together.parameters, alone.parameters)
+
+
+def test_four_parts_of_one_row_equal_one_part_of_four_though_their_tokens_differ(config):
+    parameters = lively_parameters(config)
+
+    def uneven(config, number):
+        batch = make_batch(config, number)
+        batch["weights"][:2] = 0.0  # two rows without a target, one with a few
+        batch["weights"][2, 5:] = 0.0
+        return batch
+
+    at_once, losses_at_once = run_steps(config, parameters, 3, batches=uneven)
+    in_parts, losses = run_steps(config, parameters, 3, training=dataclasses.replace(TRAINING, accumulate=4), batches=uneven)
+    np.testing.assert_allclose(losses, losses_at_once, rtol=1e-6)
+    assert_close(in_parts.parameters, at_once.parameters)
+
+
+@pytest.mark.parametrize("kernel", ["blocked", "reference"])
+def test_packed_documents_learn_what_they_teach_alone(config, kernel):
+    """Documents of 10, 13 and 9 tokens in one row, or each in a row of its own: the same gradients, so the same weights."""
+    lengths, step = (10, 13, 9), dataclasses.replace(STEP, attention=kernel)
+    draw = np.random.default_rng(0)
+    documents = [draw.integers(0, config.vocab_size, n, dtype=np.int32) for n in lengths]
+
+    def row(texts):
+        """One row of 32 tokens."""
+        tokens, positions, segments = (np.zeros(32, np.int32) for _ in range(3))
+        targets, weights, at = np.zeros(32, np.int32), np.zeros(32, np.float32), 0
+        for number, text in enumerate(texts):
+            here = slice(at, at + len(text))
+            tokens[here], positions[here], segments[here] = text, np.arange(len(text)), number
+            targets[at : at + len(text) - 1], weights[at : at + len(text) - 1] = text[1:], 1
+            at += len(text)
+        segments[at:] = len(texts)
+        return {
+            "tokens": tokens,
+            "targets": targets,
+            "positions": positions,
+            "segment_ids": segments,
+            "weights": weights,
+            "source": np.int32(0),
+        }
+
+    def batch_of(rows):
+        return lambda config, number: {k: np.stack([r[k] for r in rows]) for k in rows[0]}
+
+    packed, alone = [row(documents)], [row([d]) for d in documents]
+    results = [
+        run_steps(
+            config,
+            lively_parameters(config),
+            2,
+            step=step,
+            training=dataclasses.replace(TRAINING, batch_size=len(rows)),
+            batches=batch_of(rows),
+        )
+        for rows in (packed, alone)
+    ]
+    np.testing.assert_allclose(results[0][1], results[1][1], rtol=1e-6)
+    assert_close(results[0][0].parameters, results[1][0].parameters)
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_what_is_computed_again_changes_nothing(config, remat):
+    parameters = lively_parameters(config)
+    kept, losses_kept = run_steps(config, parameters, 2)
+    again, losses = run_steps(config, parameters, 2, step=dataclasses.replace(STEP, remat=remat))
+    np.testing.assert_allclose(losses, losses_kept, rtol=1e-6)
+    assert_close(again.parameters, kept.parameters)
+
+
+@pytest.mark.parametrize("changes", [
+    {"peak_learning_rate": 4e-3}, {"final_learning_rate": 1e-3}, {"warmup_steps": 1}, {"schedule": "wsd", "decay_steps": 2},
+    {"initial_learning_rate": 1e-3}, {"optimizer": "adafactor"}, {"weight_decay": 0.0}, {"adam_b1": 0.8}, {"adam_b2": 0.9}, {"adam_eps": 1e-3},
+    {"clip_norm": 0.1}, {"z_loss": 1e-2}, {"steps": 5},
+], ids=str)  # fmt: skip
+def test_every_number_of_a_run_changes_what_is_learned(config, changes):
+    parameters = lively_parameters(config)
+    plain, _ = run_steps(config, parameters, 4)
+    other, _ = run_steps(config, parameters, 4, training=dataclasses.replace(TRAINING, **changes))
+    assert float(jnp.abs(plain.parameters["norm"] - other.parameters["norm"]).max()) > 1e-7
+
+
+def test_losses_by_source_are_means_over_their_own_tokens(config):
+    mesh, batch = sharding.make_mesh(ONE_DEVICE), make_batch(config)
+    batch["source"][:] = [0, 2, 0, 0, 2, 2, 0, 0]
+    step = jax.jit(make_step(config, TRAINING, STEP, mesh, sources=3))
+    _, metrics = step(new_state(lively_parameters(config), TRAINING, STEP), batch)
+    tokens, losses = metrics["source_tokens"], metrics["source_losses"]
+    np.testing.assert_array_equal(tokens, [batch["weights"][batch["source"] == s].sum() for s in range(3)])
+    assert tokens[1] == losses[1] == 0
+    np.testing.assert_allclose((tokens * losses).sum() / tokens.sum(), metrics["loss"], rtol=1e-6)
+    only_two = batch | {"weights": batch["weights"] * (batch["source"] == 2)[:, None]}
+    _, of_two = step(new_state(lively_parameters(config), TRAINING, STEP), only_two)
+    np.testing.assert_allclose(losses[2], of_two["loss"], rtol=1e-6)
+
+
+def test_adafactor_keeps_rows_and_columns_instead_of_moments():
+    wide = small_config(hidden_size=128, intermediate_size=256, vocab_size=512)
+    training = dataclasses.replace(TRAINING, optimizer="adafactor")
+    mesh = sharding.make_mesh(MeshShape(fsdp=4, tensor=2))
+    sizes = {
+        name: sum(x.size for x in jax.tree.leaves(abstract_state(wide, t, STEP, mesh).optimizer))
+        for name, t in (("adamw", TRAINING), ("adafactor", training))
+    }
+    assert sizes["adafactor"] < sizes["adamw"] / 10
+    _, losses = run_steps(wide, lively_parameters(wide), 4, MeshShape(fsdp=4, tensor=2), training=training)
+    assert losses[-1] < losses[0]
+
+
+def test_z_loss_equals_its_formula_in_value_and_gradient():
+    hidden, head = jax.random.normal(jax.random.key(0), (2, 12, 8)), jax.random.normal(jax.random.key(1), (50, 8))
+    targets = jax.random.randint(jax.random.key(2), (2, 12), 0, 50)
+    weights = jnp.linspace(0, 1, 24).reshape(2, 12)
+
+    def formula(hidden, head):
+        logits = hidden @ head.T
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        return jnp.sum((losses + 0.01 * jax.nn.logsumexp(logits, axis=-1) ** 2) * weights)
+
+    def ours(hidden, head):
+        return cross_entropy(hidden, head, targets, weights, chunk=4, z_loss=0.01)[0]
+
+    np.testing.assert_allclose(ours(hidden, head), formula(hidden, head), rtol=1e-6)
+    for mine, theirs in zip(jax.grad(ours, (0, 1))(hidden, head), jax.grad(formula, (0, 1))(hidden, head), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-4)
+    rows = cross_entropy(hidden, head, targets, weights, chunk=4, z_loss=0.01)[1]
+    plain = optax.softmax_cross_entropy_with_integer_labels(hidden @ head.T, targets)
+    np.testing.assert_allclose(rows, jnp.sum(plain * weights, axis=1), rtol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_bits(config):
@@ -152,10 +298,37 @@ def test_all_bf16_trains(config):
     np.testing.assert_allclose(losses, exact, rtol=2e-2)
 
 
-def test_the_learning_rate_warms_up_and_ends_where_it_should():
-    schedule = learning_rate(TRAINING)
-    assert float(schedule(0)) == 0
-    np.testing.assert_allclose([schedule(2), schedule(20)], [3e-3, 3e-4], rtol=1e-6)
+@pytest.mark.parametrize(("changes", "at"), [
+    ({}, {0: 0, 2: 3e-3, 11: 1.65e-3, 20: 3e-4}),
+    ({"initial_learning_rate": 1e-3}, {0: 1e-3, 1: 2e-3, 2: 3e-3, 20: 3e-4}),
+    ({"schedule": "wsd", "decay_steps": 6}, {0: 0, 1: 1.5e-3, 2: 3e-3, 14: 3e-3, 17: 1.65e-3, 20: 3e-4}),
+    ({"warmup_steps": 0}, {0: 3e-3, 20: 3e-4}),
+], ids=str)  # fmt: skip
+def test_the_learning_rate_at_steps_worked_out_by_hand(changes, at):
+    schedule = learning_rate(dataclasses.replace(TRAINING, **changes))
+    np.testing.assert_allclose([schedule(step) for step in at], list(at.values()), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"schedule": "linear"}, "schedule must be one of cosine, wsd"), ({"optimizer": "sgd"}, "optimizer must be one of adamw, adafactor"),
+    ({"schedule": "wsd"}, "decay_steps"), ({"decay_steps": 3}, "decay_steps"), ({"warmup_steps": 20}, "do not fit into 20 steps"),
+    ({"accumulate": 3}, "batch_size 8 cannot be computed in 3"), ({"steps": 0}, "steps must be at least 1"),
+])  # fmt: skip
+def test_a_run_that_makes_no_sense_is_refused(changes, said):
+    with pytest.raises(InputError, match=said):
+        dataclasses.replace(TRAINING, **changes)
+
+
+def test_fields_are_changed_by_name():
+    changed = profiles.changed(TRAINING, ["steps=40", "peak_learning_rate=1e-4", "within_documents=false", "schedule=wsd", "decay_steps=5"])
+    assert (changed.steps, changed.peak_learning_rate, changed.within_documents, changed.decay_steps) == (40, 1e-4, False, 5)
+    for bad, said in (("stepz=4", "NAME one of steps"), ("steps=many", "steps must be a int"), ("steps", "NAME=VALUE")):
+        with pytest.raises(InputError, match=said):
+            profiles.changed(TRAINING, [bad])
+    assert profiles.mesh_from("fsdp=4,data=2") == MeshShape(data=2, fsdp=4)
+    for bad in ("fsdp", "model=2", "fsdp=0", "fsdp=2,fsdp=2"):
+        with pytest.raises(InputError, match="AXIS=N"):
+            profiles.mesh_from(bad)
 
 
 def test_two_axes_of_one_weight_on_one_mesh_axis_are_a_clash():

@@ -6,11 +6,12 @@ pass are shuffled too, for those of one long document in one batch would teach l
 documents of a window apart in attention. Mixing, prefetch and reading in parallel are grain's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import grain
+import jax
 import numpy as np
 
 from openko.errors import InputError
@@ -21,12 +22,17 @@ READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
 
 
 class PackedWindows:
-    """Windows of sequence_length + 1 consecutive tokens of the shuffled, repeated documents of one directory."""
+    """Windows of sequence_length + 1 consecutive tokens of the shuffled, repeated documents of one directory.
 
-    def __init__(self, shards: TokenShards, sequence_length: int, seed: int, windows: int):
-        self.shards, self.width, self.seed, self.windows = shards, sequence_length, seed, windows
+    source: the number of this directory in the mixture, which every row carries.
+    """
+
+    def __init__(self, shards: TokenShards, training: Training, source: int):
+        self.shards, self.source, self.training = shards, source, training
+        self.width, self.seed = training.sequence_length, training.seed + source
+        self.windows = training.steps * training.batch_size  # more than one source ever gives
         self.pass_tokens = int(shards.lengths.sum())
-        self.pass_windows = max(1, self.pass_tokens // sequence_length)
+        self.pass_windows = max(1, self.pass_tokens // self.width)
         # Each source keeps its own two newest passes.
         self._order = lru_cache(maxsize=2)(self._shuffle_documents)
         self._shuffled_windows = lru_cache(maxsize=2)(self._shuffle_windows)
@@ -35,9 +41,10 @@ class PackedWindows:
         return self.windows
 
     def __getitem__(self, window: int) -> dict[str, np.ndarray]:
-        """tokens, targets, positions, segment_ids (int32) and weights (fp32), each [sequence_length].
+        """tokens, targets, positions, segment_ids (int32) and weights (fp32), each [sequence_length], and source (int32).
 
         A target counts (weight 1) when it continues its token's document and the shards' mask wants it learned.
+        Unless within_documents, the row is one text: one segment, positions from 0, and the step to the next document counts.
         """
         tokens, mask, segments, positions = [], [], [], []
         pass_number, inside = divmod(window, self.pass_windows)
@@ -56,12 +63,15 @@ class PackedWindows:
             positions.append(np.arange(taken))
             needed, start = needed - taken, start + taken
         tokens, mask, segments, positions = (np.concatenate(x) for x in (tokens, mask, segments, positions))
+        if not self.training.within_documents:
+            segments, positions = np.zeros_like(segments), np.arange(self.width + 1)
         return {
             "tokens": tokens[:-1].astype(np.int32),
             "targets": tokens[1:].astype(np.int32),
             "positions": positions[:-1].astype(np.int32),
             "segment_ids": segments[:-1].astype(np.int32),
             "weights": ((segments[1:] == segments[:-1]) & (mask[1:] > 0)).astype(np.float32),
+            "source": np.int32(self.source),
         }
 
     def _shuffle_documents(self, turn: int):
@@ -74,11 +84,10 @@ class PackedWindows:
 
 
 class Batches:
-    """Record s is this host's rows of step s: its part of the rows, in order."""
+    """Record s is this host's rows of step s, in their order."""
 
-    def __init__(self, rows: grain.MapDataset, training: Training, host: int, hosts: int):
-        self.rows, self.batch_size, self.steps = rows, training.batch_size, training.steps
-        self.mine = range(host * self.batch_size // hosts, (host + 1) * self.batch_size // hosts)
+    def __init__(self, rows: grain.MapDataset, training: Training, mine: list[int]):
+        self.rows, self.batch_size, self.steps, self.mine = rows, training.batch_size, training.steps, mine
 
     def __len__(self) -> int:
         return self.steps
@@ -89,14 +98,26 @@ class Batches:
 
 
 def batches(
-    sources: dict[Path, float], training: Training, *, first_step: int = 0, host: int = 0, hosts: int = 1, vocab_size: int
+    sources: dict[Path, float], training: Training, *, vocab_size: int, first_step: int = 0, mine: Sequence[int] | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """This host's batches from `first_step` on: each array [batch_size / hosts, sequence_length].
+    """Batches from `first_step` on: tokens, … each [rows, sequence_length], source [rows].
 
     sources: {shard directory: weight}; a weight is the share of rows that come from there. vocab_size: the model's.
+    mine: the rows of the global batch that this host's devices hold (local_rows); all of them by default.
     """
-    if training.batch_size % hosts:
-        raise InputError(f"batch_size {training.batch_size} does not divide over {hosts} hosts")
+    opened = check_sources(sources, vocab_size=vocab_size)
+    if first_step >= training.steps:
+        return iter(())  # a run that was cut off after its last step
+    parts = [grain.MapDataset.source(PackedWindows(shards, training, number)) for number, shards in enumerate(opened)]
+    weights = np.array(list(sources.values()), float)
+    rows = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=list(weights / weights.sum()))
+    mine = list(range(training.batch_size) if mine is None else mine)
+    steps = grain.MapDataset.source(Batches(rows, training, mine))
+    return iter(steps.slice(slice(first_step, None)).to_iter_dataset(READ_AHEAD))
+
+
+def check_sources(sources: dict[Path, float], *, vocab_size: int) -> list[TokenShards]:
+    """The opened shard directories; raises where they cannot be mixed or are not for this model."""
     opened = {directory: TokenShards(directory, made_by="notebook 02_corpus") for directory in sources}
     for directory, share in sources.items():
         if not (share > 0 and np.isfinite(share)):
@@ -105,17 +126,32 @@ def batches(
     if len(fingerprints) > 1:
         raise InputError(f"shards of different tokenizers cannot be mixed: {', '.join(map(str, opened))} have {sorted(fingerprints)}")
     for directory, shards in opened.items():
-        if shards.manifest.facts["vocab_size"] > vocab_size:
-            found = shards.manifest.facts["vocab_size"]
+        found = shards.manifest.facts["vocab_size"]
+        if found > vocab_size:
             raise InputError(f"{directory} has ids of a vocabulary of {found}, but the model's vocab_size is {vocab_size}")
-    if first_step >= training.steps:
-        return iter(())  # a run that was cut off after its last step
-    windows = training.steps * training.batch_size
-    parts = [
-        grain.MapDataset.source(PackedWindows(shards, training.sequence_length, training.seed + number, windows))
-        for number, shards in enumerate(opened.values())
-    ]
-    weights = np.array(list(sources.values()), float)
-    rows = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights=list(weights / weights.sum()))
-    steps = grain.MapDataset.source(Batches(rows, training, host, hosts))
-    return iter(steps.slice(slice(first_step, None)).to_iter_dataset(READ_AHEAD))
+    return list(opened.values())
+
+
+def local_rows(batch_like: dict) -> list[int]:
+    """The rows of the global batch that this process's devices hold, in order. batch_like: step.abstract_batch.
+
+    Taken from the sharding itself, for neighbours in the mesh need not be neighbours in the list of hosts, and where
+    heads are cut over hosts several hosts hold the same rows.
+    """
+    tokens = batch_like["tokens"]
+    indices = tokens.sharding.addressable_devices_indices_map(tokens.shape).values()
+    return sorted({row for index in indices for row in range(tokens.shape[0])[index[0]]})
+
+
+def place(batch: dict[str, np.ndarray], batch_like: dict, mine: list[int]) -> dict[str, jax.Array]:
+    """This host's rows -> its part of the global arrays."""
+    where = {row: i for i, row in enumerate(mine)}
+
+    def array(like, local):
+        def part(index):
+            rows = range(like.shape[0])[index[0]]
+            return local[where[rows[0]] : where[rows[-1]] + 1][:, *index[1:]]
+
+        return jax.make_array_from_callback(like.shape, like.sharding, part)
+
+    return {name: array(like, batch[name]) for name, like in batch_like.items()}

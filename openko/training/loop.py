@@ -1,100 +1,185 @@
-"""`train`: token shards in, a Hugging Face directory out; killed at any moment, it goes on where it was."""
+"""`train`: token shards in, a Hugging Face directory out; stopped at any moment, it goes on where it was."""
 
-import dataclasses
 import math
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from openko import hf_weights, llama, manifest, tokenizers
-from openko.errors import InputError
-from openko.profiles import LlamaConfig, Profile, Training
-from openko.training import metrics
+from openko import hardware, hf_weights, llama, manifest, tokenizers
+from openko.bits_per_byte import BitsPerByte
+from openko.errors import InputError, Interrupted
+from openko.profiles import Profile, Training
+from openko.training import checkpoints, hosts, stopping
 from openko.training.checkpoints import Checkpoints
-from openko.training.data import batches
-from openko.training.sharding import make_mesh
+from openko.training.data import batches, local_rows, place
+from openko.training.metrics import Metrics, read
+from openko.training.plan import Plan, make_plan
+from openko.training.sharding import attention_for, constrainer, make_mesh
+from openko.training.sharding import place as placed
 from openko.training.step import TrainState, abstract_batch, abstract_state, compile_step, new_state
+from openko.training.stopping import Stopping
 
-METRICS = "training.jsonl"
+METRICS, SPEED = "training.jsonl", ".speed.jsonl"
+GO, NOTHING_TO_DO, REFUSED = 1, 2, 3  # what the first host tells the others
+SAVE_BYTES_PER_SECOND = 1e8  # before the first save was timed: a slow disk
 
 
 def train(
-    out: Path, *, profile: Profile, training: Training, data: dict[Path, float], tokenizer: Path, start: Path | None = None,
-    terminators: tuple[str, ...] = (tokenizers.END,), say=print,
-) -> manifest.Manifest:  # fmt: skip
+    out: str | Path, *, profile: Profile, training: Training, data: dict, tokenizer: str | Path, start: str | Path | None = None,
+    terminators: tuple[str, ...] = (tokenizers.END,), evaluate: dict[str, list[str]] | None = None, evaluate_every: int = 500,
+    checkpoint_dir: str | Path | None = None, time_budget: float | None = None, tensorboard: Path | None = None, say=print,
+) -> manifest.Manifest | None:  # fmt: skip
     """Train and write the model directory `out` (with training.jsonl beside the weights).
 
     data: {token-shard directory: share of rows}. tokenizer: the directory whose files go into `out`.
-    start: the model directory to continue from; None starts from fresh weights of profile.model.
+    start: the model directory to continue from; None starts from fresh weights of profile.model. All three may be URLs.
     terminators: special tokens that end a text of this model, for generation_config.json.
+    evaluate: {name: documents}, whose bits per byte are recorded every `evaluate_every` steps and at the end.
+    checkpoint_dir: a path or URL that is kept; by default the profile's, else one beside `out` that goes when `out` is there.
+    time_budget: seconds from now until the session ends; then, and on SIGTERM, the state is saved and Interrupted raised.
+    Returns the manifest; on several hosts, the first one writes and the others return None.
     """
-    config = profile.model if start is None else hf_weights.read_config(start)[0]
-    _check(config, training, data, tokenizer)
-    inputs = {f"data-{i}": path for i, path in enumerate(data)} | {"tokenizer": tokenizer} | ({"start": start} if start else {})
-    recipe = {
-        "model": dataclasses.asdict(config), "training": dataclasses.asdict(training), "step": dataclasses.asdict(profile.step),
-        "mesh": dataclasses.asdict(profile.mesh), "weights": list(data.values()), "terminators": terminators,
-    }  # fmt: skip
-
-    def make(partial: Path) -> dict:
-        state = _run(partial, config, profile, training, data, start, Path(out).name)
-        hf_weights.save(partial, config, state.parameters, carried=_special_ids(tokenizer, terminators))
-        tokenizers.copy_files(tokenizer, partial)
-        losses = [line["loss"] for line in metrics.read(partial / METRICS)]
-        tail = losses[-max(1, len(losses) // 10) :]
-        return {"parameters": llama.parameter_count(config), "tokens": training.tokens, "final_loss": float(np.mean(tail))}
-
-    return manifest.build(out, kind=hf_weights.KIND, recipe=recipe, inputs=inputs, module="openko.training.loop", make=make, say=say)
-
-
-def _run(partial: Path, config, profile: Profile, training: Training, data, start, name: str) -> TrainState:
-    mesh = make_mesh(profile.mesh)
-    where, batch_like = abstract_state(config, training, profile.step, mesh), abstract_batch(training, mesh)
-    step = compile_step(config, training, profile.step, mesh)
-    with Checkpoints(partial / manifest.SCRATCH / "checkpoints", training.checkpoint_every) as checkpoints:
-        state = checkpoints.restore(where) or _first_state(config, profile, training, where, start)
-        done = int(state.step)
-        rows = batches(data, training, first_step=done, vocab_size=config.vocab_size)
-        tokens = training.batch_size * training.sequence_length
-        with metrics.Metrics(partial / METRICS, name=name, first_step=done, steps=training.steps, tokens_per_step=tokens) as record:
-            for number, batch in enumerate(rows, start=done + 1):
-                batch = {k: jax.make_array_from_process_local_data(batch_like[k].sharding, v) for k, v in batch.items()}
-                state, values = step(state, batch)
-                values = {k: float(v) for k, v in values.items()}
-                if not math.isfinite(values["loss"]):
-                    raise InputError(f"{name}: the loss is {values['loss']} at step {number}: lower peak_learning_rate or look at the data")
-                record.step(number, values)
-                checkpoints.save(state)
-    return state
-
-
-def _first_state(config: LlamaConfig, profile: Profile, training: Training, where: TrainState, start: Path | None) -> TrainState:
-    """Step 0, made where it will live: no device ever holds more than its part."""
-    shardings = jax.tree.map(lambda a: a.sharding, where)
-    if start is None:
-        fresh = jax.jit(
-            lambda: new_state(llama.init(config, jax.random.key(training.seed)), training, profile.step), out_shardings=shardings
+    with Stopping(time_budget) as stop:
+        plan = make_plan(
+            out, profile=profile, training=training, data=data, tokenizer=tokenizer, start=start, checkpoint_dir=checkpoint_dir
         )
-        return fresh()
-    _, parameters = hf_weights.load(start, shardings=shardings.parameters)
-    return jax.jit(lambda p: new_state(p, training, profile.step), out_shardings=shardings)(parameters)
+        run = _Run(plan, evaluate or {}, evaluate_every, tensorboard, stop, say)
+        recipe = plan.recipe() | {"terminators": terminators, "evaluate": sorted(evaluate or {}), "evaluate_every": evaluate_every}
+        if not hosts.is_first():
+            answer = hosts.tell(0)
+            if answer == REFUSED:
+                raise InputError("the first host refused to train: its message says why")
+            if answer == GO:
+                hf_weights.gather(plan.config, run(None).parameters)
+            return None
+        told = False
+
+        def make(partial: Path) -> dict:
+            nonlocal told
+            told = bool(hosts.tell(GO))
+            state = run(partial)
+            hf_weights.save(
+                partial, plan.config, state.parameters, carried=_special_ids(plan.tokenizer, terminators), dtype=profile.export_dtype
+            )
+            tokenizers.copy_files(plan.tokenizer, partial)
+            losses = [line["loss"] for line in read(partial / METRICS)]
+            tail = losses[-max(1, len(losses) // 10) :]
+            return {"parameters": llama.parameter_count(plan.config), "tokens": training.tokens, "final_loss": float(np.mean(tail))}
+
+        try:
+            made = manifest.build(
+                plan.out, kind=hf_weights.KIND, recipe=recipe, inputs=plan.inputs, module="openko.training.loop", make=make, say=say
+            )
+        except BaseException:
+            if not told:
+                hosts.tell(REFUSED)
+            raise
+        if not told:
+            hosts.tell(NOTHING_TO_DO)
+        if not plan.keep_checkpoints:
+            checkpoints.remove(plan.checkpoint_dir)
+        return made
 
 
-def _check(config: LlamaConfig, training: Training, data: dict[Path, float], tokenizer: Path) -> None:
-    """What can be wrong before the first step, said before the first step."""
-    if jax.process_count() > 1:
-        raise InputError(f"training over several hosts is not built yet, and this is one of {jax.process_count()}: use a single host")
-    if training.sequence_length > config.max_position_embeddings:
-        raise InputError(
-            f"sequence_length {training.sequence_length} is longer than the model's "
-            f"max_position_embeddings {config.max_position_embeddings}"
-        )
-    fingerprint = tokenizers.load(tokenizer).fingerprint
-    for directory in data:
-        facts = manifest.read(directory, made_by="notebook 02_corpus").facts
-        if facts["tokenizer"] != fingerprint:
-            raise InputError(f"{directory} was packed with tokenizer {facts['tokenizer']}, but {tokenizer} is {fingerprint}: pack it again")
+class _Run:
+    """One run on this host's devices."""
+
+    def __init__(self, plan: Plan, evaluate, evaluate_every: int, tensorboard: Path | None, stop: Stopping, say):
+        self.plan, self.evaluate_every, self.tensorboard, self.stop, self.say = plan, evaluate_every, tensorboard, stop, say
+        training, step = plan.training, plan.profile.step
+        self.mesh = make_mesh(plan.profile.mesh)
+        self.where = abstract_state(plan.config, training, step, self.mesh)
+        self.batch_like = abstract_batch(training, self.mesh)
+        self.save_bytes = checkpoints.size_of(self.where)
+        checkpoints.check_store(plan.checkpoint_dir, plan.profile.saving, self.save_bytes)
+        self.measure = self._bits_per_byte(evaluate) if evaluate else None
+
+    def __call__(self, partial: Path | None) -> TrainState:
+        """Train to the end. partial: where training.jsonl and the weights go; None on all hosts but the first."""
+        plan, training = self.plan, self.plan.training
+        with Checkpoints(plan.checkpoint_dir, plan.profile.saving, plan.run(), say=self.say) as saved:
+            state, lines = saved.restore(self.where) or (self._first_state(), [])
+            step = compile_step(plan.config, training, plan.profile.step, self.mesh, len(plan.data))
+            first, mine = int(state.step), local_rows(self.batch_like)
+            rows = batches(plan.data, training, vocab_size=plan.config.vocab_size, first_step=first, mine=mine)
+            with self._metrics(partial, lines) as record:
+                pending = None  # a step is reported while the next one runs, so that the devices never wait for the host
+                for number, batch in enumerate(rows, start=first + 1):
+                    state, values = step(state, place(batch, self.batch_like, mine))
+                    if pending:
+                        self._report(record, saved, *pending)
+                    pending = (number, values)
+                    save_seconds = saved.seconds_to_save or self.save_bytes / SAVE_BYTES_PER_SECOND
+                    why = self.stop.reason(step_seconds=2 * record.step_seconds, save_seconds=save_seconds)
+                    why, due = hosts.agree(why, int(saved.is_due(number)))
+                    measure = self.measure and (number % self.evaluate_every == 0 or number == training.steps)
+                    if why or due or measure:
+                        self._report(record, saved, *pending, measured=state.parameters if measure else None)
+                        pending = None
+                    if why or due:
+                        record.pause()
+                        saved.save(state, record.lines, wait=bool(why))
+                        record.resume()
+                    if why and number < training.steps:
+                        raise Interrupted(
+                            f"{plan.out.name}: stopped after step {number:,} of {training.steps:,}, {stopping.REASONS[why]}; "
+                            f"its checkpoint is in {plan.checkpoint_dir}: the same command goes on from there"
+                        )
+                if pending:
+                    self._report(record, saved, *pending)
+            if plan.keep_checkpoints and saved.newest() != training.steps:
+                saved.save(state, record.lines, wait=True)
+        return state
+
+    def _report(self, record: Metrics, saved: Checkpoints, number: int, values: dict, measured: dict | None = None) -> None:
+        """Write down step `number`, with the bits per byte of its parameters if they are given."""
+        values = jax.device_get(values)
+        loss = float(values["loss"])
+        if not math.isfinite(loss):
+            good = saved.newest()
+            kept = f"the last good checkpoint is that of step {good} in {self.plan.checkpoint_dir}" if good else "no checkpoint was written"
+            raise InputError(
+                f"{self.plan.out.name}: the loss is {loss} at step {number}; {kept}. "
+                "Lower peak_learning_rate or look at the data, then run again"
+            )
+        line = {"loss": loss, "gradient_norm": float(values["gradient_norm"]), "learning_rate": float(values["learning_rate"])}
+        if len(self.plan.data) > 1:
+            by_source = zip(self.plan.sources, values["source_losses"], values["source_tokens"], strict=True)
+            line |= {f"loss/{name}": float(source_loss) for name, source_loss, tokens in by_source if tokens}
+        if measured is not None:
+            record.pause()
+            line |= {f"bits_per_byte/{name}": value for name, value in self.measure(measured).items()}
+            record.resume()
+        record.step(number, line)
+
+    def _metrics(self, partial: Path | None, lines: list[str]) -> Metrics:
+        training, devices = self.plan.training, self.mesh.devices
+        peak = hardware.peak_flops(devices.flat[0].device_kind)
+        flops = hardware.flops_per_token(self.plan.config, training.sequence_length) * training.tokens_per_step
+        out = self.plan.out
+        return Metrics(
+            partial and partial / METRICS, out.with_name(out.name + SPEED), name=out.name, lines=lines, steps=training.steps,
+            tokens_per_step=training.tokens_per_step, flops_per_step=flops, peak=peak and peak * devices.size, tensorboard=self.tensorboard,
+        )  # fmt: skip
+
+    def _first_state(self) -> TrainState:
+        """Step 0, made where it will live: no device ever holds more than its part."""
+        plan, shardings = self.plan, jax.tree.map(lambda a: a.sharding, self.where)
+        training, step = plan.training, plan.profile.step
+        if plan.start is None:
+            key = jax.random.key(training.seed)
+            return jax.jit(lambda: new_state(llama.init(plan.config, key), training, step), out_shardings=shardings)()
+        _, parameters = hf_weights.load(plan.start, shardings=shardings.parameters)
+        return jax.jit(lambda p: new_state(p, training, step), out_shardings=shardings)(parameters)
+
+    def _bits_per_byte(self, texts: dict[str, list[str]]) -> BitsPerByte:
+        step, devices = self.plan.profile.step, self.plan.profile.mesh
+        return BitsPerByte(
+            self.plan.config, tokenizers.load(self.plan.tokenizer), texts, context=self.plan.training.sequence_length,
+            rows=devices.data * devices.fsdp, out_sharding=placed(self.mesh, ()), dtype=step.compute_dtype,
+            attend=attention_for(self.mesh, step), unroll=step.unroll, constrain=constrainer(self.mesh),
+        )  # fmt: skip
 
 
 def _special_ids(tokenizer: Path, terminators: tuple[str, ...]) -> dict:

@@ -11,49 +11,62 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from openko.llama import cut, join, logits_and_losses, token_losses
+from openko.llama import cut, join, logits_and_losses
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def summed_cross_entropy(
+def cross_entropy(
     hidden: Float[Array, "batch seq hidden"],
     head: Float[Array, "vocab hidden"],
     targets: Int[Array, "batch seq"],
     weights: Float[Array, "batch seq"],
+    *,
     chunk: int,
-) -> Float[Array, ""]:
-    """Sum over tokens of weight × negative log-likelihood, in nats, fp32.
+    z_loss: float = 0.0,
+) -> tuple[Float[Array, ""], Float[Array, " batch"]]:
+    """(what is minimised, cross-entropy of each row): sums over tokens of weight × nats, fp32.
 
-    chunk: positions of the sequence whose logits exist at once.
+    What is minimised is the cross-entropy and z_loss × log-normaliser², which keeps the logits from drifting away.
+    The rows are for reporting; no gradient flows through them.  chunk: positions whose logits exist at once.
     """
-    return jnp.sum(token_losses(hidden, head, targets, chunk) * weights)
+    objective, rows = _by_chunks(hidden, head, targets, weights, chunk, z_loss)
+    return objective, jax.lax.stop_gradient(rows)
 
 
-def _forward(hidden, head, targets, weights, chunk):
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _by_chunks(hidden, head, targets, weights, chunk, z_loss):
+    return _forward(hidden, head, targets, weights, chunk, z_loss)[0]
+
+
+def _forward(hidden, head, targets, weights, chunk, z_loss):
     weight_dtype, head = head.dtype, head.astype(hidden.dtype)
     words = jnp.arange(head.shape[0])
 
     def one_chunk(carry, piece):
-        total, head_gradient = carry
+        objective, head_gradient = carry
         hidden, targets, weights = piece
         logits, normaliser, losses = logits_and_losses(hidden, head, targets)
-        # d loss / d logits = softmax − one-hot, in the precision of the activations for the two products below.
-        is_target = words == targets[..., None]
-        slope = (jnp.exp(logits - normaliser[..., None]) - is_target) * weights[..., None]
+        objective += jnp.sum((losses + z_loss * normaliser**2) * weights)
+        # d / d logits = softmax × (1 + 2 z_loss × normaliser) − one-hot, in the precision of the activations for the
+        # two products below.
+        softmax = jnp.exp(logits - normaliser[..., None])
+        if z_loss:
+            softmax *= (1 + 2 * z_loss * normaliser)[..., None]
+        slope = (softmax - (words == targets[..., None])) * weights[..., None]
         slope = slope.astype(hidden.dtype)
         hidden_gradient = jnp.einsum("bsv,vd->bsd", slope, head)
         head_gradient += jnp.einsum("bsv,bsd->vd", slope, hidden, preferred_element_type=jnp.float32)
-        return (total + jnp.sum(losses * weights), head_gradient), hidden_gradient
+        return (objective, head_gradient), (hidden_gradient, jnp.sum(losses * weights, axis=1))
 
     start = (jnp.zeros((), jnp.float32), jnp.zeros(head.shape, jnp.float32))
     pieces = (cut(hidden, chunk), cut(targets, chunk), cut(weights, chunk))
-    (total, head_gradient), hidden_gradient = jax.lax.scan(one_chunk, start, pieces)
-    return total, (join(hidden_gradient), head_gradient.astype(weight_dtype))
+    (objective, head_gradient), (hidden_gradient, rows) = jax.lax.scan(one_chunk, start, pieces)
+    return (objective, jnp.sum(rows, axis=0)), (join(hidden_gradient), head_gradient.astype(weight_dtype))
 
 
-def _backward(chunk, gradients, scale):
+def _backward(chunk, z_loss, gradients, scales):
     hidden_gradient, head_gradient = gradients
+    scale, _ = scales  # the rows' is zero: stop_gradient
     return (hidden_gradient * scale).astype(hidden_gradient.dtype), (head_gradient * scale).astype(head_gradient.dtype), None, None
 
 
-summed_cross_entropy.defvjp(_forward, _backward)
+_by_chunks.defvjp(_forward, _backward)

@@ -1,4 +1,4 @@
-"""AdamW with linear warm-up and cosine decay, as optax has them, and rounding for weights kept in bf16."""
+"""The schedules and optimizers of a run, as optax has them, and rounding for weights kept in bf16."""
 
 import jax
 import jax.numpy as jnp
@@ -10,23 +10,40 @@ from openko.profiles import Training
 
 def learning_rate(training: Training) -> optax.Schedule:
     """Optimizer step -> learning rate."""
-    return optax.warmup_cosine_decay_schedule(
-        init_value=0.0, peak_value=training.peak_learning_rate, end_value=training.final_learning_rate,
-        warmup_steps=training.warmup_steps, decay_steps=training.steps,
-    )  # fmt: skip
+    t = training
+    if t.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(
+            init_value=t.initial_learning_rate, peak_value=t.peak_learning_rate, end_value=t.final_learning_rate,
+            warmup_steps=t.warmup_steps, decay_steps=t.steps,
+        )  # fmt: skip
+    return optax.join_schedules(
+        [
+            optax.linear_schedule(t.initial_learning_rate, t.peak_learning_rate, t.warmup_steps),
+            optax.constant_schedule(t.peak_learning_rate),
+            optax.linear_schedule(t.peak_learning_rate, t.final_learning_rate, t.decay_steps),
+        ],
+        [t.warmup_steps, t.steps - t.decay_steps],
+    )
 
 
 def make_optimizer(training: Training, moment_dtype) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW. Norm weights are not decayed: pulling a gain to 0 regularises nothing."""
+    """Clipping by global norm, AdamW or Adafactor. Norm weights are not decayed: pulling a gain to 0 regularises nothing."""
+    t = training
 
     def decayed(parameters):
         return jax.tree_util.tree_map_with_path(lambda path, _: "norm" not in path[-1].key, parameters)
 
+    if t.optimizer == "adamw":
+        scaling = [keep_dtype(optax.scale_by_adam(b1=t.adam_b1, b2=t.adam_b2, eps=t.adam_eps), moment_dtype)]
+    else:
+        # As T5 used it (arXiv 1804.04235), but with a rate given from outside in place of one relative to the weights:
+        # after clipping, an update has at most the root mean square of 1, like Adam's.
+        scaling = [optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)]
     return optax.chain(
-        optax.clip_by_global_norm(training.clip_norm),
-        keep_dtype(optax.scale_by_adam(b1=training.adam_b1, b2=training.adam_b2, eps=training.adam_eps), moment_dtype),
-        optax.add_decayed_weights(training.weight_decay, mask=decayed),
-        optax.scale_by_learning_rate(learning_rate(training)),
+        optax.clip_by_global_norm(t.clip_norm),
+        *scaling,
+        optax.add_decayed_weights(t.weight_decay, mask=decayed),
+        optax.scale_by_learning_rate(learning_rate(t)),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from openko import attention
@@ -18,6 +19,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
     "seq": (),
     "layers": (),
+    "parts": (),
     "embed": ("fsdp",),
     "embed_replicated": (),
     "heads": ("tensor",),
@@ -40,14 +42,14 @@ def partition(axes: tuple[str, ...]) -> PartitionSpec:
 
 
 def make_mesh(shape: MeshShape, devices=None) -> Mesh:
-    """A mesh of exactly the devices asked for."""
+    """A mesh of exactly the devices asked for, neighbours in the machine neighbours in the mesh."""
     devices = jax.devices() if devices is None else devices
     if len(devices) < shape.devices:
         raise InputError(
             f"mesh data={shape.data} fsdp={shape.fsdp} tensor={shape.tensor} needs {shape.devices} devices, "
             f"found {len(devices)} ({devices[0].platform}): choose the profile of this machine"
         )
-    grid = np.asarray(devices[: shape.devices]).reshape(shape.data, shape.fsdp, shape.tensor)
+    grid = mesh_utils.create_device_mesh((shape.data, shape.fsdp, shape.tensor), devices[: shape.devices], allow_split_physical_axes=True)
     return Mesh(grid, MESH_AXES)
 
 

@@ -14,8 +14,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from openko import llama
+from openko.errors import InputError
 from openko.profiles import LlamaConfig, StepConfig, Training
-from openko.training.loss import summed_cross_entropy
+from openko.training.loss import cross_entropy
 from openko.training.optimizer import apply_updates, learning_rate, make_optimizer
 from openko.training.sharding import attention_for, constrainer, place, place_tree
 
@@ -39,62 +40,109 @@ def abstract_state(config: LlamaConfig, training: Training, step: StepConfig, me
     state = jax.eval_shape(lambda: new_state(llama.init(config, jax.random.key(0)), training, step))
     shardings = place_tree(mesh, llama.logical_axes(config), state.parameters)
     everywhere = NamedSharding(mesh, PartitionSpec())
-    # Adam's moments lie as their weights do; counters are on every device.
+    # A moment of its weight's shape lies as the weight does; Adafactor's rows and columns, and counters, are everywhere.
     moments = optax.tree_map_params(
-        make_optimizer(training, step.moment_dtype), lambda _, s: s, state.optimizer, shardings,
-        transform_non_params=lambda _: everywhere,
+        make_optimizer(training, step.moment_dtype), lambda m, w, s: s if m.shape == w.shape else everywhere,
+        state.optimizer, state.parameters, shardings, transform_non_params=lambda _: everywhere,
     )  # fmt: skip
     tree = TrainState(everywhere, shardings, moments)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, tree)
 
 
 def abstract_batch(training: Training, mesh: Mesh) -> dict:
-    """Shapes and shardings of one batch as openko.training.data makes it."""
-    shape = (training.batch_size, training.sequence_length)
-    sharding = place(mesh, ("batch", "seq"))
-    dtypes = {"tokens": jnp.int32, "targets": jnp.int32, "positions": jnp.int32, "segment_ids": jnp.int32, "weights": jnp.float32}
-    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in dtypes.items()}
+    """Shapes and shardings of one batch as openko.training.data makes it; "source" is the number of each row's source."""
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    if training.batch_size // training.accumulate % parts:
+        raise InputError(
+            f"batch_size {training.batch_size} in {training.accumulate} parts does not divide over data × fsdp = {parts} "
+            f"devices: make it a multiple of {training.accumulate * parts}, or change the mesh"
+        )
+    shape, by_token = (training.batch_size, training.sequence_length), place(mesh, ("batch", "seq"))
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=by_token)
+        for name, dtype in {"tokens": jnp.int32, "targets": jnp.int32, "positions": jnp.int32, "segment_ids": jnp.int32,
+                            "weights": jnp.float32}.items()
+    }  # fmt: skip
+    return batch | {"source": jax.ShapeDtypeStruct(shape[:1], jnp.int32, sharding=place(mesh, ("batch",)))}
 
 
-def make_step(config: LlamaConfig, training: Training, step: StepConfig, mesh: Mesh) -> Callable:
-    """(state, batch) -> (state, metrics). Metrics: loss in nats per target token, gradient norm, learning rate."""
+def make_step(config: LlamaConfig, training: Training, step: StepConfig, mesh: Mesh, sources: int = 1) -> Callable:
+    """(state, batch) -> (state, metrics).
+
+    metrics, fp32: loss (nats per target token), gradient_norm (before clipping), learning_rate, and for each of the
+    `sources` of the mixture source_losses (nats per target token; 0 where the batch has none) and source_tokens.
+    """
     optimizer = make_optimizer(training, step.moment_dtype)
     schedule = learning_rate(training)
     attend, constrain = attention_for(mesh, step), constrainer(mesh)
 
-    def loss(parameters, batch):
+    def objective(parameters, batch, tokens):
         model = llama.build(
             config, parameters, dtype=jnp.dtype(step.compute_dtype), attend=attend, remat=step.remat,
             unroll=step.unroll, constrain=constrain,
         )  # fmt: skip
         hidden = model(batch["tokens"], positions=batch["positions"], segment_ids=batch["segment_ids"])
-        total = summed_cross_entropy(hidden, model.head, batch["targets"], batch["weights"], step.loss_chunk)
-        # Over the whole batch, so that a row with few target tokens does not count as much as a full one.
-        return total / jnp.maximum(jnp.sum(batch["weights"]), 1.0)
+        total, rows = cross_entropy(hidden, model.head, batch["targets"], batch["weights"], chunk=step.loss_chunk, z_loss=training.z_loss)
+        # Over the tokens of the whole batch, so that a row or a part with few of them does not count as much as a full one.
+        return total / tokens, rows
+
+    gradient = in_parts(jax.grad(objective, has_aux=True), training.accumulate, constrain)
 
     def train_step(state: TrainState, batch: dict):
-        value, gradients = jax.value_and_grad(loss)(state.parameters, batch)
+        tokens = jnp.maximum(jnp.sum(batch["weights"]), 1.0)
+        gradients, rows = gradient(state.parameters, batch, tokens)
         updates, moments = optimizer.update(gradients, state.optimizer, state.parameters)
         # The rounding noise depends on (seed, step) alone, so that a resumed run repeats it.
         key = jax.random.fold_in(jax.random.key(training.seed), state.step)
         parameters = apply_updates(state.parameters, updates, key)
+        by_source = functools.partial(jax.ops.segment_sum, segment_ids=batch["source"], num_segments=sources)
+        source_tokens = by_source(jnp.sum(batch["weights"], axis=1))
         metrics = {
-            "loss": value,
+            "loss": jnp.sum(rows) / tokens,
             "gradient_norm": optax.tree_utils.tree_norm(gradients),
             "learning_rate": schedule(state.step),
+            "source_losses": by_source(rows) / jnp.maximum(source_tokens, 1.0),
+            "source_tokens": source_tokens,
         }
         return TrainState(state.step + 1, parameters, moments), metrics
 
     return train_step
 
 
+def in_parts(gradient: Callable, parts: int, constrain: Callable) -> Callable:
+    """gradient(parameters, batch, tokens) -> (gradients, rows), computed over `parts` of the batch in turn and summed in fp32.
+
+    Row r goes to part r modulo `parts`, so that every device keeps its own rows.
+    """
+    if parts == 1:
+        return gradient
+
+    def cut(x):
+        x = jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
+        return constrain(x, ("parts", "batch", *["seq"] * (x.ndim - 2)))
+
+    def accumulated(parameters, batch, tokens):
+        def one_part(total, part):
+            gradients, rows = gradient(parameters, part, tokens)
+            return jax.tree.map(lambda t, g: t + g.astype(jnp.float32), total, gradients), rows
+
+        zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), parameters)
+        total, rows = jax.lax.scan(one_part, zeros, jax.tree.map(cut, batch))
+        return total, rows.T.reshape(-1)
+
+    return accumulated
+
+
 @functools.lru_cache(maxsize=1)  # two runs of one shape and schedule in a session (a model and its control) share it
-def compile_step(config: LlamaConfig, training: Training, step: StepConfig, mesh: Mesh) -> jax.stages.Compiled:
+def compile_step(config: LlamaConfig, training: Training, step: StepConfig, mesh: Mesh, sources: int = 1) -> jax.stages.Compiled:
     """The step, compiled for the mesh's devices; the state's memory is reused for the new state."""
+    return lower_step(config, training, step, mesh, sources).compile()
+
+
+def lower_step(config: LlamaConfig, training: Training, step: StepConfig, mesh: Mesh, sources: int = 1) -> jax.stages.Lowered:
+    """The step as StableHLO, before a compiler has seen it."""
     state, batch = abstract_state(config, training, step, mesh), abstract_batch(training, mesh)
     where = jax.tree.map(lambda x: x.sharding, state)
     everywhere = NamedSharding(mesh, PartitionSpec())
-    jitted = jax.jit(
-        make_step(config, training, step, mesh), donate_argnums=0, out_shardings=(where, everywhere)
-    )  # fmt: skip
-    return jitted.lower(state, batch).compile()
+    jitted = jax.jit(make_step(config, training, step, mesh, sources), donate_argnums=0, out_shardings=(where, everywhere))
+    return jitted.lower(state, batch)
