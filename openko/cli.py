@@ -47,23 +47,58 @@ def profiles(as_json: AsJson = False):
 
 @app.command()
 def fit(
-    model: Annotated[str, typer.Option(help="llama-3-8b or llama-3.2-1b")],
-    topology: Annotated[str, typer.Option(help="TPU kind and grid, such as v5e:16x16")],
+    model: Annotated[str | None, typer.Option(help="llama-3-8b or llama-3.2-1b")] = None,
+    topology: Annotated[str | None, typer.Option(help="TPU kind and grid, such as v5e:16x16")] = None,
     batch: Annotated[int | None, typer.Option(help="sequences per step; the profile's by default")] = None,
+    sequence_length: Annotated[int | None, typer.Option(help="tokens of a sequence; the profile's by default")] = None,
     compile: Annotated[bool, typer.Option("--compile", help="compile the real step through libtpu and report its memory")] = False,
+    dump_hlo: Annotated[Path | None, typer.Option(metavar="FILE", help="with --compile: write the compiled program here")] = None,
     as_json: AsJson = False,
 ):
-    """Does the training step fit a TPU that you do not have, and how long would it take?"""
+    """Does the training step fit a TPU that you do not have, how long would it take, what would it cost?
+
+    Without --model or without --topology: a table of all of them.
+    """
     from openko import rehearsal
 
-    profile = rehearsal.profile_for(model, topology, batch)
+    if dump_hlo and not compile:
+        raise InputError("--dump-hlo writes what --compile makes: add --compile")
+    if model is None or topology is None:
+        if compile or batch is not None or sequence_length is not None:
+            raise InputError("--batch, --sequence-length and --compile are about one step: name its --model and its --topology")
+        models, topologies = (model,) if model else rehearsal.RELEASED, (topology,) if topology else rehearsal.SLICES
+        rows = rehearsal.table(models, topologies)
+        _print_rows(rows if as_json else [_short(row) for row in rows], as_json)
+        if not as_json:
+            print(f"\nbatch: the largest by the estimate; tokens: in {rehearsal.SESSION_HOURS} hours at the upper bound of a step's time")
+        return
+    profile = rehearsal.profile_for(model, topology, batch, sequence_length)
     if compile:
-        print("compiling for the TPU: about a minute", file=sys.stderr, flush=True)
-    answer = rehearsal.compile_for(profile, topology) if compile else rehearsal.estimate(profile, topology)
-    _print_record(answer, as_json)
-    if not as_json:
-        high, low = rehearsal.MFU_HIGH, rehearsal.MFU_LOW
-        print(f"bounds: {high:.0%} MFU as MaxText publishes for v5e-256; {low:.0%} is a cautious guess, not a measurement")
+        answer = rehearsal.compile_for(profile, topology, dump_hlo, say=lambda line: print(line, file=sys.stderr, flush=True))
+    else:
+        answer = rehearsal.estimate(profile, topology)
+    if as_json:
+        print(json.dumps(answer, ensure_ascii=False))
+    else:
+        _print_record({k: v for k, v in answer.items() if k != "assumptions"}, as_json)
+        print("\n" + "\n".join(answer["assumptions"]))
+    if not answer["fits"]:
+        raise typer.Exit(1)
+
+
+def _short(row: dict) -> dict:
+    """A row of `fit` that 80 columns hold."""
+    return {
+        "model": row["model"],
+        "topology": row["topology"],
+        "fits": "yes" if row["fits"] else "no",
+        "state": {"float32": "fp32", "bfloat16": "bf16"}[row["state_dtype"]],
+        "length": row["sequence_length"],
+        "batch": row["batch"],
+        "hbm_gb": row["hbm_gb_per_chip"],
+        "tokens": f"{row['tokens_per_session'] / 1e9:.2f}B",
+        "checkpoint": f"{row['checkpoint_gb']} GB",
+    }
 
 
 @app.command()

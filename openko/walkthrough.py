@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from openko import manifest, notebook, page, profiles
-from openko.errors import InputError
+from openko.errors import InputError, Interrupted
 
 # Share of the whole that each notebook takes in profile laptop; only the display's "time left" depends on it.
 SHARES = {"01_tokenizers": 3, "02_corpus": 1, "03_pretraining": 69, "04_rope": 4, "05_chat_vector": 22, "06_samples": 1}
@@ -115,6 +115,8 @@ def _execute(name: str, profile_name: str, out: Path, display: "_Display") -> No
         where = f"notebook {name}, cell {problem.exec_count}"
         if problem.ename == "InputError":
             raise InputError(f"{where}: {problem.evalue}") from None
+        if problem.ename == "Interrupted":
+            raise Interrupted(f"{where}: {problem.evalue}") from None
         raise RuntimeError(f"{where} failed with {problem.ename}: {problem.evalue}\nsee {unfinished}") from problem
     finished = nbformat.read(unfinished, as_version=4)
     collapse_carriage_returns(finished.cells)

@@ -7,6 +7,7 @@ os.environ["TPU_SKIP_MDS_QUERY"] = "1"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
 import dataclasses
+import tempfile
 from types import SimpleNamespace
 
 import jax
@@ -16,6 +17,10 @@ import pytest
 from openko import hf_weights, llama, manifest, profiles, shards, tokenizers
 from openko.profiles import LlamaConfig, Saving, Training
 from openko.rope import Rope
+
+# The same steps are compiled again and again by tests that start a run anew.
+_compiled = tempfile.TemporaryDirectory()
+jax.config.update("jax_compilation_cache_dir", _compiled.name)
 
 
 def small_config(**changes) -> LlamaConfig:

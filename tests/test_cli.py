@@ -69,6 +69,11 @@ BAD = {
         "train --data {tmp}/a --tokenizer {tmp}/t --out {tmp}/m --profile smoke --start {tmp}/nowhere",
         "nowhere/config.json does not exist",
     ),
+    "no field of a run": ("train --data {tmp}/a --tokenizer {tmp} --out {tmp}/m --set stepz=4", "NAME one of steps, batch_size"),
+    "no mesh": ("train --data {tmp}/a --tokenizer {tmp} --out {tmp}/m --mesh fsdp", "--mesh fsdp: write AXIS=N"),
+    "no eval": ("train --data {tmp}/a --tokenizer {tmp} --out {tmp}/m --eval ko", "write NAME=FILE"),
+    "half a coordinator": ("train --data {tmp}/a --tokenizer {tmp} --out {tmp}/m --coordinator a:1", "belong together"),
+    "no duration": ("train --data {tmp}/a --tokenizer {tmp} --out {tmp}/m --time-budget soon", "8h30m"),
     "no model to sample": ("sample {tmp}/nowhere --prompt 안녕", "nowhere/config.json does not exist"),
     "no model to measure": ("bits-per-byte {tmp}/nowhere --text {tmp}/file.txt", "nowhere/config.json does not exist"),
     "no model to merge": ("merge --target {tmp}/nowhere --base {tmp} --chat {tmp} --out {tmp}/m", "nowhere does not exist"),
@@ -87,12 +92,21 @@ BAD = {
     "text is a directory": ("bits-per-byte {tmp}/truncated --text {tmp}/made", "made"),
     "text in CP949": ("bits-per-byte {tmp}/truncated --text {tmp}/cp949.txt", "cp949.txt is not UTF-8"),
     "unknown model": ("fit --model llama-4 --topology v5e:16x16", "unknown model 'llama-4'"),
-    "no profile for it": ("fit --model llama-3-8b --topology v5e:4x4", "no profile trains llama-3-8b on 16 chips"),
+    "model too small to rent for": ("fit --model tiny-llama3 --topology v5e:1x1", "choose one of llama-3-8b, llama-3.2-1b"),
+    "unknown model in the table": ("fit --model llama-4", "unknown model 'llama-4'"),
+    "unknown chip in the table": ("fit --topology v9:2x2", "topology 'v9:2x2' is not KIND:AxB"),
+    "grid that nobody rents": ("fit --model llama-3-8b --topology v5e:3x5", "AxB one of 1x1, 2x2"),
     "unknown chip": ("fit --model llama-3-8b --topology v9:16x16", "topology 'v9:16x16' is not KIND:AxB"),
     "no grid": ("fit --model llama-3-8b --topology v5e", "topology 'v5e' is not KIND:AxB"),
     "grid of letters": ("fit --model llama-3-8b --topology v5e:axb", "topology 'v5e:axb' is not KIND:AxB"),
     "grid below zero": ("fit --model llama-3-8b --topology v5e:-16x-16", "topology 'v5e:-16x-16' is not KIND:AxB"),
-    "batch of none": ("fit --model llama-3-8b --topology v5e:16x16 --batch 0", "batch"),
+    "batch of none": ("fit --model llama-3-8b --topology v5e:16x16 --batch 0", "batch 0 does not divide over the 256 chips"),
+    "batch for a table": ("fit --batch 8", "name its --model and its --topology"),
+    "program to nowhere": (
+        "fit --model llama-3-8b --topology v5e:16x16 --compile --dump-hlo {tmp}/nowhere/step.hlo",
+        "is not a file in a directory",
+    ),
+    "program of nothing": ("fit --model llama-3-8b --topology v5e:16x16 --dump-hlo {tmp}/step.hlo", "add --compile"),
     "nothing to verify": ("verify {tmp}/nowhere", "nowhere is missing or has no manifest.json"),
     "no results to draw": ("figures --from {tmp}/nowhere", "nowhere/figures has no results"),
 }
@@ -179,7 +193,23 @@ def test_fit_as_json(openko):
 
 def test_fit_for_people_says_what_its_bounds_are(openko):
     ended = openko("fit", "--model", "llama-3-8b", "--topology", "v5e:16x16", "--batch", "512")
-    assert ended.status == 0 and "tokens_per_step" in ended.out and str(512 * 8192) in ended.out and "not a measurement" in ended.out
+    assert (
+        ended.status == 0 and "tokens_per_step" in ended.out and str(512 * 8192) in ended.out and "neither bound was measured" in ended.out
+    )
+
+
+def test_fit_tells_by_its_status_that_a_step_does_not_fit(openko):
+    ended = openko("fit", "--model", "llama-3-8b", "--topology", "v5e:1x1", "--json")
+    answer = json.loads(ended.out)
+    assert ended.status == 1 and not answer["fits"] and answer["hbm_gb_per_chip"] > answer["hbm_limit_gb"]
+
+
+def test_fit_without_a_topology_is_a_table(openko):
+    ended = openko("fit", "--json")
+    assert ended.status == 0 and json.loads(ended.out) == rehearsal.table()
+    one = openko("fit", "--model", "llama-3.2-1b", "--json")
+    assert json.loads(one.out) == [row for row in rehearsal.table() if row["model"] == "llama-3.2-1b"]
+    assert "v6e:16x16" in openko("fit").out
 
 
 def test_texts_of_one_name_in_two_directories_are_both_measured(openko, monkeypatch, tmp_path):
@@ -202,6 +232,31 @@ def test_texts_of_one_name_in_two_directories_are_both_measured(openko, monkeypa
 def test_verify_tells_kind_files_and_content(openko, made):
     answer = json.loads(openko("verify", made, "--json").out)
     assert answer == {"kind": "greeting", "files": 1, "content": manifest.read(made).content, "words": 1}
+
+
+def test_a_dry_run_of_the_pod_needs_no_pod(openko, ingredients, tmp_path):
+    command = ["train", "--profile", "v5e-256", "--data", ingredients.shards, "--tokenizer", ingredients.tokenizer, "--out", tmp_path / "m"]
+    told = json.loads(openko(*command, "--dry-run", "--json").out)
+    assert told["mesh"].startswith("data 1 × fsdp 256 × tensor 1 = 256 devices") and told["steps"] == 8_440
+    assert told["state_gb_per_device"] == pytest.approx(96.4 / 256, rel=0.01) and told["checkpoint_gb"] == pytest.approx(96.4, rel=0.01)
+    assert told["hours"].startswith("12.5 at 40% MFU")
+    assert "layers.mlp.down_proj" in openko(*command, "--dry-run", "--set", "seed=1", "--mesh", "data=2,fsdp=8").out
+    assert not (tmp_path / "m").exists()
+
+
+def test_training_stops_by_its_budget_with_status_75_and_goes_on(openko, ingredients, tmp_path):
+    heldout = tmp_path / "ko.jsonl"
+    heldout.write_text(json.dumps({"text": "한국어와 English. " * 10}) + "\n", encoding="utf-8")
+    command = [
+        "train", "--profile", "smoke", "--data", f"{ingredients.shards}=2", "--data", f"{ingredients.more}=1", "--tokenizer",
+        ingredients.tokenizer, "--out", tmp_path / "m", "--set", "steps=6", "--eval", f"ko={heldout}", "--eval-every", "3",
+    ]  # fmt: skip
+    stopped = openko(*command, "--time-budget", "0s")
+    assert stopped.status == 75 and "the time budget is used up" in stopped.err and "the same command goes on" in stopped.err
+    done = openko(*command, "--json")
+    assert done.status == 0 and json.loads(done.out)["tokens"] == 6 * 4 * 128
+    lines = [json.loads(line) for line in (tmp_path / "m" / "training.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "bits_per_byte/ko" in line] == [3, 6]
 
 
 def test_ended_turns_of_a_model_that_ends_every_turn_at_once(openko, tmp_path):

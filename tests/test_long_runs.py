@@ -1,86 +1,121 @@
-"""What only whole runs can show: killed and resumed to the same bits, repeated to the same bytes. Minutes."""
+"""What only whole runs can show: killed and resumed to the same bits, two hosts as one, repeated to the same bytes. Minutes."""
 
 import json
 import os
+import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
-from conftest import lively_parameters, small_config
+from safetensors.numpy import load_file
 
-from openko import hf_weights, manifest, notebook, shards
+from openko import hf_weights, notebook
 from openko.profiles import TINY_NAMES
 from openko.training import metrics
 
 pytestmark = pytest.mark.slow
 
-TRAIN = """
-import dataclasses, sys
-from pathlib import Path
-from openko import profiles
+# A run of the fixture `ingredients` in a process of its own: run.py SETTINGS OUT [COORDINATOR PROCESS]
+RUN = """
+import dataclasses, pickle, sys
+from openko.profiles import MeshShape, Saving
+from openko.training import hosts
 from openko.training.loop import train
-here, out = Path(sys.argv[1]), Path(sys.argv[2])
-smoke = profiles.get("smoke")
-training = dataclasses.replace(smoke.continued, steps=120, checkpoint_every=10, sequence_length=64)
-train(out, profile=smoke, training=training, data={here / "shards": 1.0}, tokenizer=here / "tokenizer", start=here / "start")
+here, steps, mesh, checkpoints = pickle.load(open(sys.argv[1], "rb"))
+if len(sys.argv) > 3:
+    hosts.join(sys.argv[3], 2, int(sys.argv[4]))
+training = dataclasses.replace(here.training, steps=steps)
+profile = dataclasses.replace(here.profile, mesh=MeshShape(**mesh), saving=Saving(steps=50))
+train(sys.argv[2], profile=profile, training=training, data={here.shards: 0.7, here.more: 0.3}, tokenizer=here.tokenizer,
+      start=here.start, checkpoint_dir=checkpoints, evaluate={"ko": ["한국어와 English. " * 30]}, evaluate_every=200)
 """
 
 
-def environment():
-    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "TPU_SKIP_MDS_QUERY": "1"}
+def environment(devices=1):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "TPU_SKIP_MDS_QUERY": "1"}
 
 
-@pytest.fixture(scope="module")
-def ingredients(tmp_path_factory):
-    """A start model, a tokenizer and shards of random documents."""
-    from openko import tokenizers
-
-    here = tmp_path_factory.mktemp("ingredients")
-    trained = tokenizers.train(["한국어와 English, 그리고 1234. " * 20], 300, "test")
-    trained.save(here / "tokenizer")
-    config = small_config(vocab_size=trained.vocab_size)
-    (here / "start").mkdir()
-    hf_weights.save(here / "start", config, lively_parameters(config))
-    draw = np.random.default_rng(0)
-
-    def make(partial):
-        facts = shards.write(partial, (draw.integers(0, 284, draw.integers(20, 300)) for _ in range(200)))
-        return facts | {"tokenizer": trained.fingerprint, "vocab_size": trained.vocab_size}
-
-    manifest.build(here / "shards", kind=shards.KIND, recipe={}, inputs={}, module="openko.shards", make=make)
-    return here
+def start_run(tmp_path, ingredients, out, *hosts, steps=1500, mesh=None, checkpoints=None, devices=1):
+    settings = tmp_path / f"{out}.pickle"
+    settings.write_bytes(pickle.dumps((ingredients, steps, mesh or {}, checkpoints)))
+    command = [sys.executable, "-c", RUN, str(settings), str(tmp_path / out), *map(str, hosts)]
+    return subprocess.Popen(command, env=environment(devices), stderr=open(tmp_path / f"{out}.log", "ab"))
 
 
-def start_training(ingredients, out):
-    return subprocess.Popen([sys.executable, "-c", TRAIN, str(ingredients), str(out)], env=environment(), stderr=subprocess.PIPE)
+def steps_done(out):
+    lines = out.with_name(out.name + ".partial") / "training.jsonl"
+    return len(metrics.read(lines)) if lines.exists() else 0
 
 
-def test_killed_at_any_moment_training_ends_with_the_same_bits(ingredients, tmp_path):
-    whole = start_training(ingredients, tmp_path / "whole")
-    assert whole.wait(timeout=300) == 0, whole.stderr.read().decode()[-2000:]
-    draw, kills = np.random.default_rng(1), 0
-    for delay in draw.uniform(0.5, 4.0, 8):
-        training = start_training(ingredients, tmp_path / "cut")
-        lines = tmp_path / "cut.partial" / "training.jsonl"
-        seen = len(metrics.read(lines)) if lines.exists() else 0
-        # Die some steps after this attempt's own first step, wherever that is.
-        while training.poll() is None and (not lines.exists() or len(metrics.read(lines)) <= seen):
-            time.sleep(0.02)
-        time.sleep(delay / 10)
-        if training.poll() is None:
-            training.send_signal(signal.SIGKILL)
-            kills += 1
-        training.wait()
-        if (tmp_path / "cut").exists():
-            break
-    last = start_training(ingredients, tmp_path / "cut")
-    assert last.wait(timeout=300) == 0, last.stderr.read().decode()[-2000:]
-    assert kills >= 2
+def wait_for_step(run, out, step):
+    while run.poll() is None and steps_done(out) < step:
+        time.sleep(0.01)
+
+
+def finish(run, log):
+    assert run.wait(timeout=300) == 0, log.read_text(encoding="utf-8")[-2000:]
+
+
+def test_killed_at_ten_random_steps_training_ends_with_the_same_bits(ingredients, tmp_path):
+    finish(start_run(tmp_path, ingredients, "whole"), tmp_path / "whole.log")
+    killed_at, cut = [], tmp_path / "cut"
+    for step in sorted(np.random.default_rng(1).integers(20, 1400, 10)):
+        run, seen = start_run(tmp_path, ingredients, "cut"), steps_done(cut)
+        wait_for_step(run, cut, max(step, seen + 1))
+        assert run.poll() is None
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        killed_at.append(steps_done(cut))
+    finish(start_run(tmp_path, ingredients, "cut"), tmp_path / "cut.log")
+    print("killed at steps", killed_at)
+    assert len(killed_at) == 10 and len(set(killed_at)) >= 5
     for name in ("training.jsonl", "model.safetensors"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+        assert (cut / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
+
+
+def start_two(tmp_path, ingredients, **settings):
+    """Two processes of two devices each; the first writes for both."""
+    coordinator = f"localhost:{free_port()}"
+    return [start_run(tmp_path, ingredients, "pair", coordinator, number, devices=2, **settings) for number in range(2)]
+
+
+def assert_same_model(ours, theirs):
+    weights, expected = load_file(ours / "model.safetensors"), load_file(theirs / "model.safetensors")
+    for name, value in expected.items():
+        assert np.linalg.norm(weights[name] - value) <= 1e-5 * np.linalg.norm(value), name
+    for a, b in zip(metrics.read(ours / "training.jsonl"), metrics.read(theirs / "training.jsonl"), strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
+
+
+@pytest.mark.parametrize("mesh", [{"fsdp": 4}, {"fsdp": 2, "tensor": 2}], ids=str)
+def test_two_processes_equal_one(ingredients, tmp_path, mesh):
+    finish(start_run(tmp_path, ingredients, "one", steps=60), tmp_path / "one.log")
+    for run in start_two(tmp_path, ingredients, steps=60, mesh=mesh):
+        finish(run, tmp_path / "pair.log")
+    assert_same_model(tmp_path / "pair", tmp_path / "one")
+
+
+def test_two_processes_stop_together_when_one_gets_sigterm_and_one_process_goes_on(ingredients, tmp_path):
+    kept = str(tmp_path / "kept")
+    finish(start_run(tmp_path, ingredients, "one", steps=300), tmp_path / "one.log")
+    pair = start_two(tmp_path, ingredients, steps=300, mesh={"data": 2, "fsdp": 2}, checkpoints=kept)
+    wait_for_step(pair[0], tmp_path / "pair", 60)
+    pair[1].send_signal(signal.SIGTERM)
+    assert [run.wait(timeout=120) != 0 for run in pair] == [True, True]
+    assert (tmp_path / "pair.log").read_text(encoding="utf-8").count("asked to by SIGTERM") == 2
+    finish(start_run(tmp_path, ingredients, "pair", steps=300, checkpoints=kept), tmp_path / "pair.log")
+    assert_same_model(tmp_path / "pair", tmp_path / "one")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from openko.errors import InputError
 from openko.profiles import MeshShape, StepConfig, Training
 from openko.training import sharding
 from openko.training.loss import cross_entropy
-from openko.training.optimizer import apply_updates, learning_rate, round_stochastically
+from openko.training.optimizer import apply_updates, learning_rate, make_optimizer, round_stochastically
 from openko.training.step import abstract_batch, abstract_state, compile_step, make_step, new_state
 
 TRAINING = Training(
@@ -111,6 +111,7 @@ def test_steps_equal_transformers_with_torch_adamw(tmp_path, tied):
 def assert_close(ours, theirs, tolerance=1e-5):
     """Every tensor, in norm."""
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
         assert np.linalg.norm(a - b) <= tolerance * np.linalg.norm(b), jax.tree_util.keystr(path)
 
 
@@ -204,14 +205,21 @@ def test_what_is_computed_again_changes_nothing(config, remat):
 
 @pytest.mark.parametrize("changes", [
     {"peak_learning_rate": 4e-3}, {"final_learning_rate": 1e-3}, {"warmup_steps": 1}, {"schedule": "wsd", "decay_steps": 2},
-    {"initial_learning_rate": 1e-3}, {"optimizer": "adafactor"}, {"weight_decay": 0.0}, {"adam_b1": 0.8}, {"adam_b2": 0.9}, {"adam_eps": 1e-3},
-    {"clip_norm": 0.1}, {"z_loss": 1e-2}, {"steps": 5},
+    {"initial_learning_rate": 1e-3}, {"optimizer": "adafactor"}, {"weight_decay": 0.0}, {"adam_b1": 0.8}, {"adam_b2": 0.9},
+    {"adam_eps": 1e-3}, {"clip_norm": 0.1}, {"steps": 5},
 ], ids=str)  # fmt: skip
-def test_every_number_of_a_run_changes_what_is_learned(config, changes):
-    parameters = lively_parameters(config)
-    plain, _ = run_steps(config, parameters, 4)
-    other, _ = run_steps(config, parameters, 4, training=dataclasses.replace(TRAINING, **changes))
-    assert float(jnp.abs(plain.parameters["norm"] - other.parameters["norm"]).max()) > 1e-7
+def test_every_number_of_the_optimizer_changes_what_is_learned(changes):
+    def after_four_steps(training):
+        optimizer = make_optimizer(training, "float32")
+        weights = {"w": jnp.linspace(-1, 1, 8)}
+        state = optimizer.init(weights)
+        for number in range(4):
+            updates, state = optimizer.update({"w": jnp.sin(jnp.arange(8.0) + number) * 0.3**number}, state, weights)
+            weights = optax.apply_updates(weights, updates)
+        return weights["w"]
+
+    other = dataclasses.replace(TRAINING, **changes)
+    assert float(jnp.abs(after_four_steps(TRAINING) - after_four_steps(other)).max()) > 1e-6
 
 
 def test_losses_by_source_are_means_over_their_own_tokens(config):
@@ -237,8 +245,6 @@ def test_adafactor_keeps_rows_and_columns_instead_of_moments():
         for name, t in (("adamw", TRAINING), ("adafactor", training))
     }
     assert sizes["adafactor"] < sizes["adamw"] / 10
-    _, losses = run_steps(wide, lively_parameters(wide), 4, MeshShape(fsdp=4, tensor=2), training=training)
-    assert losses[-1] < losses[0]
 
 
 def test_z_loss_equals_its_formula_in_value_and_gradient():

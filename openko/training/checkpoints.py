@@ -56,7 +56,8 @@ class Checkpoints:
     def save(self, state: TrainState, lines: list[str], *, wait: bool = False) -> None:
         """Save in the background; with `wait`, return when the checkpoint is complete. On all hosts together."""
         began = self._last_save = time.monotonic()
-        record = {"run": self._run, "lines": lines, "checksums": checksums(state._asdict())}
+        # A copy of the lines: they are written in the background, while new ones come.
+        record = {"run": self._run, "lines": list(lines), "checksums": checksums(state._asdict())}
         items = ocp.args.Composite(state=ocp.args.StandardSave(state._asdict()), record=ocp.args.JsonSave(record))
         self._manager.save(int(state.step), args=items, force=True)
         if wait:
