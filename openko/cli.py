@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -133,6 +134,7 @@ def train(
     training = profiles.changed(chosen.continued, changes)
     settings = {"profile": chosen, "training": training, "data": _shares(data), "tokenizer": tokenizer, "start": start}
     if dry_run:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")  # jax would otherwise take hold of a TPU, and it is not needed
         from openko.training.plan import make_plan
 
         plan = make_plan(out, **settings, checkpoint_dir=checkpoint_dir)

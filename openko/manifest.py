@@ -106,10 +106,12 @@ def verify(directory: Path) -> Manifest:
 
 def describe_inputs(inputs: dict[str, Path], say: Callable[[str], None] = print) -> dict:
     """{name: directory} -> {name: {"path", "content"}}; a foreign directory without manifest is hashed."""
-    described = {}
+    described, known = {}, {}  # a model directory is often also the tokenizer's: it is hashed once
     for name, path in inputs.items():
         path = Path(path)
-        if (path / NAME).is_file():
+        if path in known:
+            content = known[path]
+        elif (path / NAME).is_file():
             content = read(path).content
         elif path.is_dir():
             size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
@@ -118,6 +120,7 @@ def describe_inputs(inputs: dict[str, Path], say: Callable[[str], None] = print)
             content = digest(hash_files(path))
         else:
             raise InputError(f"input {name!r}: {path} does not exist")
+        known[path] = content
         described[name] = {"path": path.as_posix(), "content": content}
     return described
 

@@ -357,7 +357,7 @@ PROFILES = {
             continued=Training(steps=4_000, batch_size=4, sequence_length=4096, peak_learning_rate=5e-5,
                                final_learning_rate=1e-5, warmup_steps=200),
             # A free Google Drive: 15 GB, and two checkpoints of 7.4 GB.
-            saving=Saving(minutes=60, keep=1, directory="/content/drive/MyDrive/openko", limit_gb=15), export_dtype="bfloat16",
+            saving=Saving(steps=1_000, minutes=60, keep=1, directory="/content/drive/MyDrive/openko", limit_gb=15), export_dtype="bfloat16",
         ),
         Profile(
             name="kaggle-v5e-8", hardware="TPU v5e-8 (Kaggle), 8 × 16 GB", platform="tpu", chip="v5e", model=MODELS["llama-3-8b"],

@@ -1,7 +1,7 @@
 """Directories in buckets, brought to local disk: gs://, hf://, s3:// and whatever else fsspec reads.
 
-Token shards are read by memory map and weights by slices, so they must lie on a disk. A directory is staged once; asked
-again, only what has changed is fetched.
+Token shards are read by memory map and weights by slices, so they must lie on a disk. A directory is staged once, and again
+when any of its files has changed.
 """
 
 import contextlib

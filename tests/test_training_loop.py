@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import fsspec
 import numpy as np
@@ -15,7 +16,8 @@ from openko import hf_weights, manifest, tokenizers
 from openko.bits_per_byte import BitsPerByte
 from openko.errors import InputError, Interrupted
 from openko.profiles import MeshShape, Saving
-from openko.training import loop, metrics, stopping
+from openko.training import loop, measure, metrics, stopping
+from openko.training.mirror import MARK
 from openko.training.plan import make_plan
 from openko.training.step import compile_step
 
@@ -174,6 +176,49 @@ def test_a_profile_names_the_store_that_survives(train, tmp_path):
     assert checkpoint_steps(tmp_path / "drive" / "m") == [5, 6]
 
 
+@pytest.fixture
+def hub():
+    """A place that orbax does not write to."""
+    files = fsspec.filesystem("memory")
+    yield files
+    if files.exists("/hub"):
+        files.rm("/hub", recursive=True)
+
+
+def test_checkpoints_are_copied_where_orbax_cannot_write_and_fetched_by_a_new_machine(train, whole, tmp_path, monkeypatch, hub):
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        at_step(patch, 13, crash)
+        train(tmp_path / "m", checkpoint_dir="memory://hub/run")
+    assert [int(p["name"].rsplit("/", 1)[1]) for p in hub.ls("/hub/run", detail=True)] == [5, 10]
+    train(tmp_path / "another-machine" / "m", checkpoint_dir="memory://hub/run")
+    same_bytes(tmp_path / "another-machine" / "m", whole)
+    speeds = metrics.read(tmp_path / "another-machine" / "m.speed.jsonl")
+    assert speeds[0]["step"] == 11  # it went on from the copy
+    assert [int(p["name"].rsplit("/", 1)[1]) for p in hub.ls("/hub/run", detail=True)] == [20, 24]
+    assert not (tmp_path / "another-machine" / "m.checkpoints").exists()
+
+
+def test_half_a_copy_is_none(train, whole, tmp_path, monkeypatch, hub):
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        at_step(patch, 13, crash)
+        train(tmp_path / "m", checkpoint_dir="memory://hub/run")
+    hub.rm_file(f"/hub/run/10/{MARK}")
+    train(tmp_path / "n", checkpoint_dir="memory://hub/run")
+    assert metrics.read(tmp_path / "n.speed.jsonl")[0]["step"] == 6
+    same_bytes(tmp_path / "n", whole)
+
+
+def test_a_service_that_is_away_does_not_end_the_training(train, whole, tmp_path, monkeypatch, hub):
+    def away(self, source, target, **options):
+        raise OSError("503 Service Unavailable")
+
+    monkeypatch.setattr(type(hub), "put_file", away)
+    said = []
+    train(tmp_path / "m", checkpoint_dir="memory://hub/run", said=said)
+    assert sum("could not be copied" in line and "503" in line for line in said) == 5
+    same_bytes(tmp_path / "m", whole)
+
+
 def test_a_run_can_be_made_longer_from_a_checkpoint_before_the_fall(train, tmp_path):
     """What schedule wsd is for: twelve steps of sixteen were at the peak; sixteen of twenty-four are."""
     settings = {"schedule": "wsd", "decay_steps": 4, "checkpoint_dir": tmp_path / "kept", "saving": Saving(steps=12, keep=9)}
@@ -235,8 +280,8 @@ def test_tensorboard_gets_what_the_lines_hold(train, tmp_path):
 
 
 @pytest.mark.parametrize(("saving", "said"), [
-    (Saving(steps=1), r"the loss is nan at step 4; the last good checkpoint is that of step 3 in .*m\.checkpoints"),
-    (Saving(steps=5), "the loss is nan at step 4; no checkpoint was written"),
+    (Saving(steps=1), r"the last good checkpoint is that of step 3 in .*m\.checkpoints"),
+    (Saving(steps=5), r"no checkpoint was written"),
 ])  # fmt: skip
 def test_a_loss_that_is_no_number_stops_and_names_the_last_good_checkpoint(train, tmp_path, monkeypatch, saving, said):
     def poisoned(*arguments):
@@ -250,7 +295,7 @@ def test_a_loss_that_is_no_number_stops_and_names_the_last_good_checkpoint(train
         return run
 
     monkeypatch.setattr(loop, "compile_step", poisoned)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=r"the loss is nan and the gradient's norm [\d.]+ at step 4; " + said):
         train(tmp_path / "m", saving=saving)
 
 
@@ -303,9 +348,26 @@ def test_a_model_that_is_not_the_profiles_is_refused(ingredients, tmp_path, fiel
 
 
 def test_a_store_that_cannot_hold_a_checkpoint_is_refused_at_once(train, tmp_path):
+    too_small = Saving(limit_gb=0.0001, directory=str(tmp_path / "drive"))
     with pytest.raises(InputError, match=r"holds 0\.0 GB, but a checkpoint .* --checkpoint-dir \(gs://"):
-        train(tmp_path / "m", saving=Saving(limit_gb=0.0001))
+        train(tmp_path / "m", saving=too_small)
     assert not (tmp_path / "m").exists()
+    train(tmp_path / "m", steps=3, saving=too_small, checkpoint_dir=tmp_path / "elsewhere")  # the limit is not that of another place
+
+
+def test_a_disk_too_small_for_the_model_is_refused_before_the_training(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**5))
+    with pytest.raises(InputError, match=r"m will take 0\.0 GB, but its disk has 0\.0"):
+        train(tmp_path / "m", checkpoint_dir="gs://not-asked")
+
+
+def test_models_are_measured_over_the_profiles_mesh(ingredients, whole):
+    profile = dataclasses.replace(ingredients.profile, mesh=MeshShape(fsdp=4, tensor=2))
+    scores = measure.of_directories([ingredients.start, whole], profile, ingredients.tokenizer, TEXTS, context=32)
+    for directory in (ingredients.start, whole):
+        config, parameters = hf_weights.load(directory)
+        alone = BitsPerByte(config, tokenizers.load(ingredients.tokenizer), TEXTS, context=32)(parameters)
+        assert scores[directory.name] == pytest.approx(alone, rel=1e-5)
 
 
 def test_a_context_longer_than_the_models_is_refused(train, tmp_path):

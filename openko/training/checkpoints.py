@@ -1,9 +1,11 @@
 """Checkpoints by orbax: written while training goes on, only complete ones are seen, the newest is found by itself.
 
 A checkpoint holds the state, the run it belongs to, the lines of training.jsonl so far, and a checksum of every
-array, so that a damaged one is known for what it is. A directory may be local or in a bucket (gs://).
+array, so that a damaged one is known for what it is. A directory may be local or in a bucket (gs://), where orbax
+writes; in any other place (hf://) lies a copy of the newest local ones.
 """
 
+import gc
 import math
 import shutil
 import time
@@ -18,6 +20,7 @@ from openko.errors import InputError
 from openko.profiles import Saving
 from openko.staging import is_remote
 from openko.training import hosts
+from openko.training.mirror import Mirror
 from openko.training.step import TrainState
 
 # What may change between a checkpoint and the run that goes on from it, and what may not.
@@ -27,11 +30,18 @@ SCHEDULE = "schedule"
 class Checkpoints:
     """The checkpoints of one run, under one directory; use as a context manager so that writing ends.
 
+    local: where they are written if `directory` is a place that only holds copies.
     run: what the checkpoints belong to, as nested plain JSON: {"model": {...}, "data": {...}, SCHEDULE: {...}, ...}.
     """
 
-    def __init__(self, directory: str | Path, saving: Saving, run: dict, *, say=print):
+    def __init__(self, directory: str | Path, saving: Saving, run: dict, *, local: Path, say=print):
         self.directory, self._saving, self._run, self._say = str(directory), saving, run, say
+        self._mirror = None
+        if is_copy(directory):
+            local.mkdir(parents=True, exist_ok=True)
+            self._mirror = Mirror(self.directory, local, saving.keep, say=say)
+            self._mirror.fetch()
+            directory = local
         self._last_save = time.monotonic()
         self.seconds_to_save: float | None = None  # how long the last one took, until it was complete
         options = ocp.CheckpointManagerOptions(max_to_keep=saving.keep, enable_async_checkpointing=True, cleanup_tmp_directories=True)
@@ -43,6 +53,8 @@ class Checkpoints:
     def __exit__(self, *_) -> None:
         self._manager.wait_until_finished()
         self._manager.close()
+        if self._mirror:
+            self._mirror.wait()
 
     def newest(self) -> int | None:
         """The step of the newest complete checkpoint."""
@@ -56,12 +68,19 @@ class Checkpoints:
     def save(self, state: TrainState, lines: list[str], *, wait: bool = False) -> None:
         """Save in the background; with `wait`, return when the checkpoint is complete. On all hosts together."""
         began = self._last_save = time.monotonic()
+        if self._mirror:
+            self._mirror.wait()  # or the files that it copies might be deleted
         # A copy of the lines: they are written in the background, while new ones come.
         record = {"run": self._run, "lines": list(lines), "checksums": checksums(state._asdict())}
         items = ocp.args.Composite(state=ocp.args.StandardSave(state._asdict()), record=ocp.args.JsonSave(record))
         self._manager.save(int(state.step), args=items, force=True)
-        if wait:
+        if wait or self._mirror:
             self._manager.wait_until_finished()
+        if self._mirror:
+            self._mirror.push(int(state.step))
+        if wait:
+            if self._mirror:
+                self._mirror.wait()
             self.seconds_to_save = time.monotonic() - began
 
     def restore(self, like: TrainState) -> tuple[TrainState, list[str]] | None:
@@ -97,6 +116,8 @@ class Checkpoints:
             content = self._manager.restore(step, args=items)[item]
         except Exception as error:  # damage shows in many ways: tensorstore, zarr, JSON, missing files
             problem = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+        if problem:
+            gc.collect()  # the other reads that failed complain when they are collected: better here than in the midst of something else
         if hosts.agree(content is None)[0]:
             return None, problem or "another host could not read it"
         return content, ""
@@ -140,14 +161,21 @@ def size_of(like: TrainState) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(like._asdict()))
 
 
-def check_store(directory: str | Path, saving: Saving, size: int) -> None:
+def is_copy(directory: str | Path) -> bool:
+    """Whether a place holds copies of local checkpoints: orbax itself writes to disks and to gs://."""
+    return is_remote(directory) and not str(directory).startswith("gs://")
+
+
+def check_store(directory: str | Path, saving: Saving, size: int, *, local: Path) -> None:
     """Refuse a place that cannot hold what will be kept, and the next one while it is written. Buckets have no limit.
 
     size: bytes of one checkpoint. On several hosts, all must see the same directory.
     """
-    if is_remote(directory):
+    if is_copy(directory) and jax.process_count() > 1:
+        raise InputError(f"checkpoints of several hosts cannot be copied to {directory}: name a bucket (gs://) or a directory that all see")
+    if is_remote(directory) and not is_copy(directory):
         return
-    place = Path(directory)
+    place = local if is_copy(directory) else Path(directory)
     existing = next(p for p in (place, *place.parents) if p.exists())
     mine = sum(p.stat().st_size for p in place.rglob("*") if p.is_file()) if place.exists() else 0
     room = shutil.disk_usage(existing).free + mine

@@ -32,7 +32,7 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
             raise InputError(f"--coordinator must be HOST:PORT, found {coordinator!r}")
         if not 0 <= process < processes:
             raise InputError(f"--process must be 0 to {processes - 1}, found {process}")
-    with _telling(f"waiting for all {processes or ''} hosts at {coordinator or 'the coordinator of this slice'}"):
+    with _telling(f"waiting for all {processes} hosts at {coordinator}" if coordinator else "waiting for all hosts of this slice"):
         if process:
             _wait_for(host, int(port))
         try:

@@ -1,22 +1,21 @@
 """`train`: token shards in, a Hugging Face directory out; stopped at any moment, it goes on where it was."""
 
 import math
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from openko import hardware, hf_weights, llama, manifest, tokenizers
-from openko.bits_per_byte import BitsPerByte
 from openko.errors import InputError, Interrupted
 from openko.profiles import Profile, Training
-from openko.training import checkpoints, hosts, stopping
+from openko.training import checkpoints, hosts, measure, stopping
 from openko.training.checkpoints import Checkpoints
 from openko.training.data import batches, local_rows, place
 from openko.training.metrics import Metrics, read
 from openko.training.plan import Plan, make_plan
-from openko.training.sharding import attention_for, constrainer, make_mesh
-from openko.training.sharding import place as placed
+from openko.training.sharding import make_mesh
 from openko.training.step import TrainState, abstract_batch, abstract_state, compile_step, new_state
 from openko.training.stopping import Stopping
 
@@ -57,6 +56,7 @@ def train(
 
         def make(partial: Path) -> dict:
             nonlocal told
+            _check_room(plan)
             told = bool(hosts.tell(GO))
             state = run(partial)
             hf_weights.save(
@@ -77,8 +77,8 @@ def train(
             raise
         if not told:
             hosts.tell(NOTHING_TO_DO)
-        if not plan.keep_checkpoints:
-            checkpoints.remove(plan.checkpoint_dir)
+        if not plan.named_store or checkpoints.is_copy(plan.named_store):
+            checkpoints.remove(plan.beside)
         return made
 
 
@@ -92,13 +92,16 @@ class _Run:
         self.where = abstract_state(plan.config, training, step, self.mesh)
         self.batch_like = abstract_batch(training, self.mesh)
         self.save_bytes = checkpoints.size_of(self.where)
-        checkpoints.check_store(plan.checkpoint_dir, plan.profile.saving, self.save_bytes)
-        self.measure = self._bits_per_byte(evaluate) if evaluate else None
+        self.measure = None
+        if evaluate:
+            context = training.sequence_length
+            self.measure = measure.on_mesh(plan.config, plan.profile, self.mesh, plan.tokenizer, evaluate, context=context)
 
     def __call__(self, partial: Path | None) -> TrainState:
         """Train to the end. partial: where training.jsonl and the weights go; None on all hosts but the first."""
         plan, training = self.plan, self.plan.training
-        with Checkpoints(plan.checkpoint_dir, plan.profile.saving, plan.run(), say=self.say) as saved:
+        checkpoints.check_store(plan.checkpoint_dir, plan.profile.saving, self.save_bytes, local=plan.beside)
+        with Checkpoints(plan.checkpoint_dir, plan.profile.saving, plan.run(), local=plan.beside, say=self.say) as saved:
             state, lines = saved.restore(self.where) or (self._first_state(), [])
             step = compile_step(plan.config, training, plan.profile.step, self.mesh, len(plan.data))
             first, mine = int(state.step), local_rows(self.batch_like)
@@ -113,13 +116,14 @@ class _Run:
                     save_seconds = saved.seconds_to_save or self.save_bytes / SAVE_BYTES_PER_SECOND
                     why = self.stop.reason(step_seconds=2 * record.step_seconds, save_seconds=save_seconds)
                     why, due = hosts.agree(why, int(saved.is_due(number)))
-                    measure = self.measure and (number % self.evaluate_every == 0 or number == training.steps)
-                    if why or due or measure:
-                        self._report(record, saved, *pending, measured=state.parameters if measure else None)
+                    measured = self.measure and (number % self.evaluate_every == 0 or number == training.steps)
+                    if why or due or measured:
+                        self._report(record, saved, *pending, measured=state.parameters if measured else None)
                         pending = None
                     if why or due:
                         record.pause()
-                        saved.save(state, record.lines, wait=bool(why))
+                        # The first one is waited for if there is an end to be met: how long it takes must be known.
+                        saved.save(state, record.lines, wait=bool(why) or (self.stop.has_end and saved.seconds_to_save is None))
                         record.resume()
                     if why and number < training.steps:
                         raise Interrupted(
@@ -128,22 +132,22 @@ class _Run:
                         )
                 if pending:
                     self._report(record, saved, *pending)
-            if plan.keep_checkpoints and saved.newest() != training.steps:
+            if plan.named_store and saved.newest() != training.steps:
                 saved.save(state, record.lines, wait=True)
         return state
 
     def _report(self, record: Metrics, saved: Checkpoints, number: int, values: dict, measured: dict | None = None) -> None:
         """Write down step `number`, with the bits per byte of its parameters if they are given."""
         values = jax.device_get(values)
-        loss = float(values["loss"])
-        if not math.isfinite(loss):
+        loss, norm = float(values["loss"]), float(values["gradient_norm"])
+        if not math.isfinite(loss) or not math.isfinite(norm):
             good = saved.newest()
             kept = f"the last good checkpoint is that of step {good} in {self.plan.checkpoint_dir}" if good else "no checkpoint was written"
             raise InputError(
-                f"{self.plan.out.name}: the loss is {loss} at step {number}; {kept}. "
+                f"{self.plan.out.name}: the loss is {loss} and the gradient's norm {norm} at step {number}; {kept}. "
                 "Lower peak_learning_rate or look at the data, then run again"
             )
-        line = {"loss": loss, "gradient_norm": float(values["gradient_norm"]), "learning_rate": float(values["learning_rate"])}
+        line = {"loss": loss, "gradient_norm": norm, "learning_rate": float(values["learning_rate"])}
         if len(self.plan.data) > 1:
             by_source = zip(self.plan.sources, values["source_losses"], values["source_tokens"], strict=True)
             line |= {f"loss/{name}": float(source_loss) for name, source_loss, tokens in by_source if tokens}
@@ -173,13 +177,15 @@ class _Run:
         _, parameters = hf_weights.load(plan.start, shardings=shardings.parameters)
         return jax.jit(lambda p: new_state(p, training, step), out_shardings=shardings)(parameters)
 
-    def _bits_per_byte(self, texts: dict[str, list[str]]) -> BitsPerByte:
-        step, devices = self.plan.profile.step, self.plan.profile.mesh
-        return BitsPerByte(
-            self.plan.config, tokenizers.load(self.plan.tokenizer), texts, context=self.plan.training.sequence_length,
-            rows=devices.data * devices.fsdp, out_sharding=placed(self.mesh, ()), dtype=step.compute_dtype,
-            attend=attention_for(self.mesh, step), unroll=step.unroll, constrain=constrainer(self.mesh),
-        )  # fmt: skip
+
+def _check_room(plan: Plan) -> None:
+    """Hours of training must not end in a full disk."""
+    needed = hardware.parameter_count(plan.config) * hardware.BYTES[plan.profile.export_dtype]
+    free = shutil.disk_usage(next(p for p in plan.out.absolute().parents if p.exists())).free
+    if free < needed:
+        raise InputError(
+            f"{plan.out} will take {needed / 1e9:.1f} GB, but its disk has {free / 1e9:.1f}: free some, or choose another --out"
+        )
 
 
 def _special_ids(tokenizer: Path, terminators: tuple[str, ...]) -> dict:

@@ -23,8 +23,8 @@ SHAPE = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """One run: every directory local, every number fixed. checkpoint_dir: a path or a URL; keep_checkpoints: whether
-    it is a place that outlives the run, and not one beside the model."""
+    """One run: every directory local, every number fixed. named_store: the path or URL of the
+    checkpoints that outlives the run; empty for one beside the model, which does not."""
 
     out: Path
     profile: Profile
@@ -33,8 +33,16 @@ class Plan:
     data: dict[Path, float]
     tokenizer: Path
     start: Path | None
-    checkpoint_dir: str
-    keep_checkpoints: bool
+    named_store: str
+
+    @property
+    def checkpoint_dir(self) -> str:
+        return self.named_store or str(self.beside)
+
+    @property
+    def beside(self) -> Path:
+        """Where checkpoints lie if no other place is named; what is there goes when the model is whole."""
+        return self.out.with_name(self.out.name + ".checkpoints")
 
     @property
     def inputs(self) -> dict[str, Path]:
@@ -136,10 +144,11 @@ def make_plan(
             raise InputError(f"{directory} was packed with tokenizer {shards.tokenizer}, but {tokenizer} is {fingerprint}: pack it again")
     if checkpoint_dir is None and profile.saving.directory:
         checkpoint_dir = f"{profile.saving.directory}/{out.name}"
-    beside = out.with_name(out.name + ".checkpoints")
+    else:  # the limit is that of the profile's own place
+        profile = dataclasses.replace(profile, saving=dataclasses.replace(profile.saving, limit_gb=None))
     plan = Plan(
         out=out, profile=profile, training=training, config=config, data=data, tokenizer=tokenizer, start=start,
-        checkpoint_dir=str(checkpoint_dir or beside), keep_checkpoints=checkpoint_dir is not None,
+        named_store=str(checkpoint_dir or ""),
     )  # fmt: skip
     plan.shapes()  # a mesh that does not divide the weights is named here
     return plan

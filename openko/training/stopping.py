@@ -22,6 +22,10 @@ class Stopping:
         self._end = None if time_budget is None else time.monotonic() + time_budget
         self._signalled = False
 
+    @property
+    def has_end(self) -> bool:
+        return self._end is not None
+
     def __enter__(self) -> "Stopping":
         # Signals reach the main thread alone; elsewhere the budget still holds.
         self._in_main = threading.current_thread() is threading.main_thread()
