@@ -58,7 +58,7 @@ figures: $(INSTALLED_LAPTOP)
 .venv-floor/.installed: pyproject.toml Makefile
 	test -x .venv-floor/bin/python || $(PYTHON) -m venv .venv-floor
 	.venv-floor/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	.venv-floor/bin/python -m pip install --quiet --disable-pip-version-check -e ".[laptop]" pytest $(FLOOR)
+	.venv-floor/bin/python -m pip install --quiet --disable-pip-version-check -e ".[laptop,tensorboard]" pytest $(FLOOR)
 	touch $@
 
 clean:

@@ -116,7 +116,7 @@ def train(
     checkpoint_dir: Annotated[str | None, typer.Option(help="directory or gs:// URL for checkpoints")] = None,
     time_budget: Annotated[str | None, typer.Option(help="save and stop before the session ends, such as 8h30m")] = None,
     evaluate: Annotated[list[str], typer.Option("--eval", metavar="NAME=FILE", help="text or .jsonl whose bits per byte to follow")] = (),
-    eval_every: Annotated[int, typer.Option(help="steps between evaluations")] = 500,
+    eval_every: Annotated[int, typer.Option(min=1, help="steps between evaluations")] = 500,
     tensorboard: Annotated[Path | None, typer.Option(help="write TensorBoard's event files here")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done; needs no device")] = False,
     distributed: Annotated[bool, typer.Option("--distributed", help="several hosts; start this on each")] = False,
@@ -282,7 +282,9 @@ def notebooks(results: Annotated[Path | None, typer.Option("--from", help="a fin
 def _shares(data: list[str]) -> dict[str, float]:
     shares = {}
     for entry in data:
-        place, _, share = entry.partition("=")
+        place, _, share = entry.rpartition("=") if "=" in entry else (entry, "", "")
+        if place in shares:
+            raise InputError(f"--data {place} is given twice: name it once, with the sum of its shares")
         try:
             shares[place] = float(share or 1)
         except ValueError:

@@ -1,5 +1,6 @@
 """What machines can do and what a model asks of them: published numbers and arithmetic, no jax."""
 
+import re
 from dataclasses import dataclass
 
 from openko.profiles import LlamaConfig
@@ -43,7 +44,7 @@ def peak_flops(device_kind: str) -> float | None:
     for chip in CHIPS.values():
         if device_kind in chip.kinds:
             return chip.flops
-    return next((flops for name, flops in GPU_FLOPS.items() if device_kind.startswith(name)), None)
+    return next((flops for name, flops in GPU_FLOPS.items() if re.match(rf"{name}(?!\w)", device_kind)), None)
 
 
 def flops_per_token(config: LlamaConfig, sequence_length: int) -> float:

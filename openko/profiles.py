@@ -61,7 +61,7 @@ class StepConfig:
     unroll: layers per step of the scan.
     loss_chunk: positions of the sequence whose logits exist at once.
     param_dtype: bf16 parameters are rounded stochastically after each update, for an update of 1e-5 on a weight near
-    0.02 is below half a bf16 step and would always be lost. moment_dtype: of the optimizer's moments.
+    0.02 is below half a bf16 step and would always be lost. moment_dtype: of AdamW's moments.
     """
 
     attention: str

@@ -71,6 +71,7 @@ BAD = {
     ),
     "no field of a run": ("train --data {tmp}/a --tokenizer {tmp} --out {tmp}/m --set stepz=4", "NAME one of steps, batch_size"),
     "no mesh": ("train --data {tmp}/a --tokenizer {tmp} --out {tmp}/m --mesh fsdp", "--mesh fsdp: write AXIS=N"),
+    "twice the same data": ("train --data {tmp}/a=1 --data {tmp}/a=2 --tokenizer {tmp} --out {tmp}/m", "is given twice"),
     "no eval": ("train --data {tmp}/a --tokenizer {tmp} --out {tmp}/m --eval ko", "write NAME=FILE"),
     "half a coordinator": ("train --data {tmp}/a --tokenizer {tmp} --out {tmp}/m --coordinator a:1", "belong together"),
     "no duration": ("train --data {tmp}/a --tokenizer {tmp} --out {tmp}/m --time-budget soon", "8h30m"),

@@ -53,8 +53,8 @@ def test_memory_by_hand():
     found = rehearsal.memory(profile, rehearsal.topology_of("v5e:16x16"))
     assert found["state"] == 8_030_261_248 * 12 / 256  # fp32 weights and two fp32 moments
     assert found["kept"] == 32 * 8192 * 4096 * 2  # each layer's bf16 input of one sequence
-    # In the loss: logits of 512 positions, the head in bf16 and its gradient in fp32, and little else.
-    assert found["peak"] - found["state"] - found["kept"] == pytest.approx(512 * 128_256 * 4 + 128_256 * 4096 * (2 + 4), rel=0.2)
+    # In the loss: logits of 512 positions, the head twice in bf16 and its gradient in fp32, and little else.
+    assert found["peak"] - found["state"] - found["kept"] == pytest.approx(512 * 128_256 * 4 + 128_256 * 4096 * (2 + 2 + 4), rel=0.2)
 
 
 def test_a_ring_has_twice_the_links_of_a_line():
@@ -85,25 +85,22 @@ def test_what_maxtext_publishes_lies_between_the_bounds():
     assert plan["fits"] and plan["mfu_low"] < 0.611 < plan["mfu_high"]
 
 
-# What libtpu 0.0.52 said of openko's step: model, slice, state in fp32 or bf16, batch, sequence length, GB a chip.
+# What libtpu 0.0.52 said of openko's step: model, slice, state in fp32 or bf16, batch, sequence length, GB a chip (17.22: refused).
 COMPILED = [
-    ("llama-3-8b", "v5e:16x16", POD_STEP, 256, 8192, 6.44),
-    ("llama-3-8b", "v5e:16x16", POD_STEP, 512, 8192, 9.11),
-    ("llama-3-8b", "v5e:16x16", POD_STEP, 1024, 8192, 14.47),
-    ("llama-3-8b", "v5e:2x4", SMALL_TPU_STEP, 8, 2048, 10.61),
-    ("llama-3-8b", "v5e:2x4", SMALL_TPU_STEP, 16, 2048, 11.46),
-    ("llama-3-8b", "v5e:2x4", SMALL_TPU_STEP, 64, 2048, 15.79),
-    ("llama-3-8b", "v6e:2x4", SMALL_TPU_STEP, 8, 8192, 12.43),
-    ("llama-3-8b", "v6e:2x4", POD_STEP, 64, 2048, 25.57),
-    ("llama-3.2-1b", "v5e:16x16", POD_STEP, 4096, 4096, 11.62),
+    ("llama-3-8b", "v5e:16x16", POD_STEP, 256, 8192, 6.83),
+    ("llama-3-8b", "v5e:16x16", POD_STEP, 512, 8192, 10.19),
+    ("llama-3-8b", "v5e:16x16", POD_STEP, 1024, 8192, 17.22),
+    ("llama-3-8b", "v5e:2x4", SMALL_TPU_STEP, 8, 2048, 11.32),
+    ("llama-3-8b", "v5e:2x4", SMALL_TPU_STEP, 64, 2048, 17.22),
+    ("llama-3-8b", "v6e:2x4", POD_STEP, 64, 2048, 27.41),
     ("llama-3.2-1b", "v5e:1x1", SMALL_TPU_STEP, 1, 4096, 10.67),
     ("llama-3.2-1b", "v5e:1x1", SMALL_TPU_STEP, 4, 4096, 13.39),
     ("llama-3.2-1b", "v5e:1x1", SMALL_TPU_STEP, 8, 4096, 16.07),
-    ("llama-3.2-1b", "v5e:2x4", POD_STEP, 16, 4096, 5.23),
+    ("llama-3.2-1b", "v5e:2x4", POD_STEP, 16, 4096, 5.47),
     ("llama-3.2-1b", "v5e:2x4", POD_STEP, 128, 4096, 15.60),
     ("llama-3.2-1b", "v6e:1x1", POD_STEP, 4, 8192, 28.31),
     ("llama-3.2-1b", "v6e:1x1", POD_STEP, 8, 4096, 28.33),
-    ("llama-3.2-1b", "v6e:2x4", POD_STEP, 256, 4096, 26.75),
+    ("llama-3.2-1b", "v6e:2x4", POD_STEP, 256, 4096, 26.80),
 ]  # fmt: skip
 
 

@@ -123,11 +123,14 @@ def assert_close(ours, theirs, tolerance=1e-5):
         (MeshShape(data=2, fsdp=2, tensor=2), {}),
         (MeshShape(data=2, fsdp=2), {"accumulate": 2, "z_loss": 1e-2}),
         (MeshShape(fsdp=4, tensor=2), {"optimizer": "adafactor"}),
+        (MeshShape(data=2, fsdp=2, tensor=2), {"tied": True}),
     ],
     ids=str,
 )
-def test_every_mesh_equals_one_device(config, mesh, changes):
-    parameters, training = lively_parameters(config), dataclasses.replace(TRAINING, **changes)
+def test_every_mesh_equals_one_device(mesh, changes):
+    config = small_config(tie_word_embeddings=changes.get("tied", False))
+    training = dataclasses.replace(TRAINING, **{k: v for k, v in changes.items() if k != "tied"})
+    parameters = lively_parameters(config)
     alone, losses_alone = run_steps(config, parameters, 2, training=training)
     together, losses = run_steps(config, parameters, 2, mesh, training=training)
     np.testing.assert_allclose(losses, losses_alone, rtol=1e-5)
@@ -245,6 +248,19 @@ def test_adafactor_keeps_rows_and_columns_instead_of_moments():
         for name, t in (("adamw", TRAINING), ("adafactor", training))
     }
     assert sizes["adafactor"] < sizes["adamw"] / 10
+
+
+def test_adafactors_averages_of_bf16_weights_are_kept_in_fp32():
+    """A thousand gradients of 1, then small ones: in bf16 the average would stand still near 1."""
+    optimizer = make_optimizer(dataclasses.replace(TRAINING, optimizer="adafactor", clip_norm=1e9), jnp.bfloat16)
+    weights = {"w": jnp.ones((128, 128), jnp.bfloat16)}
+    state = optimizer.init(weights)
+    state = optax.tree_utils.tree_set(state, count=jnp.int32(20_000), v_row={"w": jnp.ones(128)}, v_col={"w": jnp.ones(128)})
+    update = jax.jit(optimizer.update)
+    for _ in range(50):
+        _, state = update({"w": jnp.zeros((128, 128), jnp.bfloat16)}, state, weights)
+    rows = optax.tree_utils.tree_get(state, "v_row")["w"]
+    assert rows.dtype == jnp.float32 and 0.97 < float(rows[0]) < 0.99
 
 
 def test_z_loss_equals_its_formula_in_value_and_gradient():

@@ -155,7 +155,7 @@ def test_when_no_checkpoint_can_be_read_nothing_is_thrown_away(train, tmp_path, 
         at_step(patch, 8, crash)
         train(tmp_path / "m")
     flip(largest_file(tmp_path / "m.checkpoints" / "5" / "state"))
-    with pytest.raises(InputError, match=r"none of the checkpoints in .* can be read: delete it to begin anew"):
+    with pytest.raises(InputError, match=r"none of the checkpoints in .* can be read, the last because of .*: mend that"):
         train(tmp_path / "m")
     assert checkpoint_steps(tmp_path / "m.checkpoints") == [5]
 
@@ -215,8 +215,41 @@ def test_a_service_that_is_away_does_not_end_the_training(train, whole, tmp_path
     monkeypatch.setattr(type(hub), "put_file", away)
     said = []
     train(tmp_path / "m", checkpoint_dir="memory://hub/run", said=said)
-    assert sum("could not be copied" in line and "503" in line for line in said) == 5
+    assert sum("could not be copied" in line and "503" in line for line in said) == 6  # the last was tried twice
+    assert "step 24 is in" in said[-1]
     same_bytes(tmp_path / "m", whole)
+
+
+def test_a_stop_whose_checkpoint_could_not_be_copied_says_where_it_is(train, tmp_path, monkeypatch, hub):
+    def away(self, source, target, **options):
+        raise OSError("503 Service Unavailable")
+
+    monkeypatch.setattr(type(hub), "put_file", away)
+    with pytest.raises(Interrupted, match=r"step 1 is in .*m\.checkpoints only, for copying it .* failed twice"):
+        train(tmp_path / "m", checkpoint_dir="memory://hub/run", time_budget=0.0)
+    assert checkpoint_steps(tmp_path / "m.checkpoints") == [1]
+
+
+def test_a_copy_that_does_not_come_whole_gives_way_to_an_older_one(train, whole, tmp_path, monkeypatch, hub):
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        at_step(patch, 13, crash)
+        train(tmp_path / "m", checkpoint_dir="memory://hub/run")
+    name = next(n for n in json.loads(hub.cat_file(f"/hub/run/10/{MARK}")) if n.startswith("state/"))
+    hub.pipe_file(f"/hub/run/10/{name}", b"")
+    said = []
+    train(tmp_path / "n", checkpoint_dir="memory://hub/run", said=said)
+    assert any("trying an older copy" in line for line in said)
+    same_bytes(tmp_path / "n", whole)
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"steps": 4}, r"is complete at step 6, but was made with another schedule \(steps 6 there, 4 here\)"),
+    ({"steps": 6, "peak_learning_rate": 1e-4}, "is complete at step 6, but was made with another schedule"),
+])  # fmt: skip
+def test_a_complete_run_is_not_given_other_numbers(train, tmp_path, changes, said):
+    train(tmp_path / "m", steps=6, checkpoint_dir=tmp_path / "kept")
+    with pytest.raises(InputError, match=said):
+        train(tmp_path / "n", checkpoint_dir=tmp_path / "kept", **changes)
 
 
 def test_a_run_can_be_made_longer_from_a_checkpoint_before_the_fall(train, tmp_path):
@@ -259,7 +292,7 @@ def test_the_clock_stands_in_a_file_of_its_own(train, tmp_path):
     train(tmp_path / "m", steps=3)
     lines = metrics.read(tmp_path / "m.speed.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3]
-    assert all(line["tokens_per_second"] == pytest.approx(8 * 32 / line["seconds"], rel=0.02) for line in lines)
+    assert all(line["tokens_per_second"] == pytest.approx(8 * 32 / line["seconds"]) for line in lines)
 
 
 def test_mfu_where_the_peak_is_known(tmp_path):
@@ -269,7 +302,7 @@ def test_mfu_where_the_peak_is_known(tmp_path):
         time.sleep(0.05)
         record.step(1, {"loss": 1.0})
     (line,) = metrics.read(tmp_path / "b")
-    assert line["mfu"] == pytest.approx(1e9 / line["seconds"] / 1e12, rel=0.1)
+    assert line["mfu"] == pytest.approx(1e9 / line["seconds"] / 1e12)
 
 
 def test_tensorboard_gets_what_the_lines_hold(train, tmp_path):
@@ -309,6 +342,7 @@ def test_everything_may_lie_in_a_bucket(train, ingredients, whole, tmp_path, mon
         bucket.put(str(ingredients.here / name), f"/bucket/{name}", recursive=True)
     data = {"memory://bucket/shards": 1.0}
     train(tmp_path / "m", data=data, tokenizer="memory://bucket/tokenizer", start="memory://bucket/start")
+    bucket.rm("/bucket", recursive=True)
     same_bytes(tmp_path / "m", whole)
 
 
@@ -348,10 +382,12 @@ def test_a_model_that_is_not_the_profiles_is_refused(ingredients, tmp_path, fiel
 
 
 def test_a_store_that_cannot_hold_a_checkpoint_is_refused_at_once(train, tmp_path):
-    too_small = Saving(limit_gb=0.0001, directory=str(tmp_path / "drive"))
+    too_small = Saving(limit_gb=0.0001, directory=str(tmp_path / "drive" / "openko"))
     with pytest.raises(InputError, match=r"holds 0\.0 GB, but a checkpoint .* --checkpoint-dir \(gs://"):
         train(tmp_path / "m", saving=too_small)
     assert not (tmp_path / "m").exists()
+    with pytest.raises(InputError, match=r"holds 0\.0 GB"):
+        train(tmp_path / "m", saving=too_small, checkpoint_dir=tmp_path / "drive" / "mine")
     train(tmp_path / "m", steps=3, saving=too_small, checkpoint_dir=tmp_path / "elsewhere")  # the limit is not that of another place
 
 
@@ -410,7 +446,6 @@ def test_a_plan_describes_the_pod_without_having_one(ingredients, tmp_path):
     parts = {row["weight"]: (row["shape"], row["on_a_device"]) for row in plan.shapes()}
     assert parts["layers.self_attn.q_proj"] == ("2 × 64 × 48", "2 × 32 × 6")
     with pytest.raises(InputError, match="does not divide over 5 devices"):
-        dataclasses.replace(profile, mesh=MeshShape(fsdp=5))
         make_plan(
             tmp_path / "m", profile=dataclasses.replace(profile, mesh=MeshShape(fsdp=5)), training=ingredients.training,
             data={ingredients.shards: 1.0}, tokenizer=ingredients.tokenizer,

@@ -23,8 +23,8 @@ from openko.training import hosts
 from openko.training.mirror import Mirror
 from openko.training.step import TrainState
 
-# What may change between a checkpoint and the run that goes on from it, and what may not.
-SCHEDULE = "schedule"
+# Groups of a run's facts that may change between a checkpoint and the run that goes on from it; all others may not.
+SCHEDULE, CODE = "schedule", "code"
 
 
 class Checkpoints:
@@ -41,9 +41,9 @@ class Checkpoints:
             local.mkdir(parents=True, exist_ok=True)
             self._mirror = Mirror(self.directory, local, saving.keep, say=say)
             self._mirror.fetch()
-            directory = local
+            directory, self.directory = local, f"{directory} (by way of {local})"
         self._last_save = time.monotonic()
-        self.seconds_to_save: float | None = None  # how long the last one took, until it was complete
+        self.seconds_to_save: float | None = None  # how long the last one that was waited for took
         options = ocp.CheckpointManagerOptions(max_to_keep=saving.keep, enable_async_checkpointing=True, cleanup_tmp_directories=True)
         self._manager = ocp.CheckpointManager(_absolute(directory), options=options)
 
@@ -65,30 +65,36 @@ class Checkpoints:
         """Whether `step` is one to be saved, by the number of steps or of minutes; each host answers for itself."""
         return step % self._saving.steps == 0 or time.monotonic() - self._last_save > 60 * self._saving.minutes
 
-    def save(self, state: TrainState, lines: list[str], *, wait: bool = False) -> None:
-        """Save in the background; with `wait`, return when the checkpoint is complete. On all hosts together."""
+    def save(self, state: TrainState, lines: list[str], *, wait: bool = False) -> str:
+        """Save in the background (a copied one is first written here); with `wait`, return when the checkpoint is complete.
+
+        On all hosts together. Returns what a person must know, if it could not be copied to its place.
+        """
         began = self._last_save = time.monotonic()
         if self._mirror:
             self._mirror.wait()  # or the files that it copies might be deleted
         # A copy of the lines: they are written in the background, while new ones come.
         record = {"run": self._run, "lines": list(lines), "checksums": checksums(state._asdict())}
         items = ocp.args.Composite(state=ocp.args.StandardSave(state._asdict()), record=ocp.args.JsonSave(record))
+        if int(state.step) in self._manager.all_steps():
+            self._manager.delete(int(state.step))  # one that could not be read
         self._manager.save(int(state.step), args=items, force=True)
         if wait or self._mirror:
             self._manager.wait_until_finished()
         if self._mirror:
             self._mirror.push(int(state.step))
+        problem = ""
         if wait:
-            if self._mirror:
-                self._mirror.wait()
+            problem = self._mirror.wait(try_again=True) if self._mirror else ""
             self.seconds_to_save = time.monotonic() - began
+        return problem
 
     def restore(self, like: TrainState) -> tuple[TrainState, list[str]] | None:
         """The newest state that is whole, laid out as `like` says, and its lines; None if nothing was ever saved.
 
         Refuses a checkpoint of another run, and a directory in which no checkpoint can be read.
         """
-        steps, useless = sorted(self._manager.all_steps(), reverse=True), []
+        steps, problem = sorted(self._manager.all_steps(), reverse=True), ""
         for step in steps:
             record, problem = self._read(step, ocp.args.Composite(record=ocp.args.JsonRestore()), "record")
             if record is not None:
@@ -97,15 +103,13 @@ class Checkpoints:
                 if tree is not None:
                     damaged = [name for name, sum in checksums(tree).items() if sum != record["checksums"][name]]
                     if not damaged:
-                        for other in useless:  # training will come to these steps again
-                            self._manager.delete(other)
                         return TrainState(**tree), record["lines"]
                     problem = f"{', '.join(damaged[:3])} has changed since it was written"
             self._say(f"checkpoint of step {step} in {self.directory} cannot be used ({problem}): trying an older one")
-            useless.append(step)
         if steps:
             raise InputError(
-                f"none of the checkpoints in {self.directory} can be read: delete it to begin anew, or name another --checkpoint-dir"
+                f"none of the checkpoints in {self.directory} can be read, the last because of {problem}: mend that; if they are lost, "
+                "delete the directory to begin anew, or name another --checkpoint-dir"
             )
         return None
 
@@ -123,14 +127,20 @@ class Checkpoints:
         return content, ""
 
     def _check_run(self, step: int, found: dict) -> None:
-        """The checkpoint's run against this one: another schedule is said, anything else refused."""
+        """The checkpoint's run against this one: another schedule or code is said, anything else refused. A run that is
+        complete is not made with other numbers by naming its last checkpoint."""
         for group, values in self._run.items():
             others = found.get(group, {})
             changed = [f"{k} {_short(others.get(k))} there, {_short(v)} here" for k, v in values.items() if others.get(k) != v]
-            if changed and group != SCHEDULE:
+            if changed and group not in (SCHEDULE, CODE):
                 raise InputError(
                     f"the checkpoint of step {step} in {self.directory} is of another {group} ({'; '.join(changed[:4])}): "
                     "name another --checkpoint-dir, or delete that one to begin anew"
+                )
+            if changed and step >= self._run[SCHEDULE]["steps"]:
+                raise InputError(
+                    f"the run in {self.directory} is complete at step {step}, but was made with another {group} "
+                    f"({'; '.join(changed[:4])}): name another --checkpoint-dir, or delete that one to begin anew"
                 )
             if changed:
                 self._say(f"going on from step {step} with another {group}: {'; '.join(changed)}")
@@ -175,12 +185,15 @@ def check_store(directory: str | Path, saving: Saving, size: int, *, local: Path
         raise InputError(f"checkpoints of several hosts cannot be copied to {directory}: name a bucket (gs://) or a directory that all see")
     if is_remote(directory) and not is_copy(directory):
         return
-    place = local if is_copy(directory) else Path(directory)
+    place = local if is_copy(directory) else Path(directory)  # a copy's source is written here
     existing = next(p for p in (place, *place.parents) if p.exists())
     mine = sum(p.stat().st_size for p in place.rglob("*") if p.is_file()) if place.exists() else 0
     room = shutil.disk_usage(existing).free + mine
     limit = min(room, saving.limit_gb * 1e9) if saving.limit_gb else room
     needed = (saving.keep + 1) * size
+    others_refuse = hosts.agree(int(limit < needed))[0]
+    if others_refuse and limit >= needed:
+        raise InputError(f"another host has no room for checkpoints in {place}: its message says more")
     if limit < needed:
         gb = 1e9
         raise InputError(

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import time
 from pathlib import Path
 
 import jax
@@ -39,47 +40,57 @@ def train(
     time_budget: seconds from now until the session ends; then, and on SIGTERM, the state is saved and Interrupted raised.
     Returns the manifest; on several hosts, the first one writes and the others return None.
     """
-    with Stopping(time_budget) as stop:
+    stop, refused = Stopping(time_budget), None
+    try:
         plan = make_plan(
             out, profile=profile, training=training, data=data, tokenizer=tokenizer, start=start, checkpoint_dir=checkpoint_dir
         )
         run = _Run(plan, evaluate or {}, evaluate_every, tensorboard, stop, say)
-        recipe = plan.recipe() | {"terminators": terminators, "evaluate": sorted(evaluate or {}), "evaluate_every": evaluate_every}
-        if not hosts.is_first():
-            answer = hosts.tell(0)
-            if answer == REFUSED:
-                raise InputError("the first host refused to train: its message says why")
-            if answer == GO:
-                hf_weights.gather(plan.config, run(None).parameters)
-            return None
-        told = False
+    except InputError as problem:
+        refused = problem
+    if hosts.agree(int(refused is not None))[0]:
+        raise refused or InputError("another host refused to train: its message says why")
+    evaluated = {name: manifest.digest(documents) for name, documents in (evaluate or {}).items()}
+    recipe = plan.recipe() | {
+        "terminators": terminators,
+        "evaluate": evaluated,
+        "evaluate_every": evaluate_every if evaluated else None,
+    }
+    if not hosts.is_first():
+        answer = hosts.tell(0)
+        if answer == REFUSED:
+            raise InputError("the first host refused to train: its message says why")
+        if answer == GO:
+            hf_weights.gather(plan.config, run(None).parameters)
+        return None
+    told = False
 
-        def make(partial: Path) -> dict:
-            nonlocal told
-            _check_room(plan)
-            told = bool(hosts.tell(GO))
-            state = run(partial)
-            hf_weights.save(
-                partial, plan.config, state.parameters, carried=_special_ids(plan.tokenizer, terminators), dtype=profile.export_dtype
-            )
-            tokenizers.copy_files(plan.tokenizer, partial)
-            losses = [line["loss"] for line in read(partial / METRICS)]
-            tail = losses[-max(1, len(losses) // 10) :]
-            return {"parameters": llama.parameter_count(plan.config), "tokens": training.tokens, "final_loss": float(np.mean(tail))}
+    def make(partial: Path) -> dict:
+        nonlocal told
+        _check_room(plan)
+        told = bool(hosts.tell(GO))
+        state = run(partial)
+        hf_weights.save(
+            partial, plan.config, state.parameters, carried=_special_ids(plan.tokenizer, terminators), dtype=profile.export_dtype
+        )
+        tokenizers.copy_files(plan.tokenizer, partial)
+        losses = [line["loss"] for line in read(partial / METRICS)]
+        tail = losses[-max(1, len(losses) // 10) :]
+        return {"parameters": llama.parameter_count(plan.config), "tokens": training.tokens, "final_loss": float(np.mean(tail))}
 
-        try:
-            made = manifest.build(
-                plan.out, kind=hf_weights.KIND, recipe=recipe, inputs=plan.inputs, module="openko.training.loop", make=make, say=say
-            )
-        except BaseException:
-            if not told:
-                hosts.tell(REFUSED)
-            raise
+    try:
+        made = manifest.build(
+            plan.out, kind=hf_weights.KIND, recipe=recipe, inputs=plan.inputs, module="openko.training.loop", make=make, say=say
+        )
+    except BaseException:
         if not told:
-            hosts.tell(NOTHING_TO_DO)
-        if not plan.named_store or checkpoints.is_copy(plan.named_store):
-            checkpoints.remove(plan.beside)
-        return made
+            hosts.tell(REFUSED)
+        raise
+    if not told:
+        hosts.tell(NOTHING_TO_DO)
+    if not plan.named_store or checkpoints.is_copy(plan.named_store):
+        checkpoints.remove(plan.beside)
+    return made
 
 
 class _Run:
@@ -92,7 +103,7 @@ class _Run:
         self.where = abstract_state(plan.config, training, step, self.mesh)
         self.batch_like = abstract_batch(training, self.mesh)
         self.save_bytes = checkpoints.size_of(self.where)
-        self.measure = None
+        self.measure, self.measure_seconds = None, 0.0
         if evaluate:
             context = training.sequence_length
             self.measure = measure.on_mesh(plan.config, plan.profile, self.mesh, plan.tokenizer, evaluate, context=context)
@@ -106,15 +117,17 @@ class _Run:
             step = compile_step(plan.config, training, plan.profile.step, self.mesh, len(plan.data))
             first, mine = int(state.step), local_rows(self.batch_like)
             rows = batches(plan.data, training, vocab_size=plan.config.vocab_size, first_step=first, mine=mine)
-            with self._metrics(partial, lines) as record:
-                pending = None  # a step is reported while the next one runs, so that the devices never wait for the host
+            with self._metrics(partial, lines) as record, self.stop:
+                # A step is reported while the next one runs, so that the device does not wait for the host. (Several hosts agree
+                # at every step, and so do wait for it.)
+                pending = None
                 for number, batch in enumerate(rows, start=first + 1):
                     state, values = step(state, place(batch, self.batch_like, mine))
                     if pending:
                         self._report(record, saved, *pending)
                     pending = (number, values)
                     save_seconds = saved.seconds_to_save or self.save_bytes / SAVE_BYTES_PER_SECOND
-                    why = self.stop.reason(step_seconds=2 * record.step_seconds, save_seconds=save_seconds)
+                    why = self.stop.reason(step_seconds=2 * record.step_seconds + self.measure_seconds, save_seconds=save_seconds)
                     why, due = hosts.agree(why, int(saved.is_due(number)))
                     measured = self.measure and (number % self.evaluate_every == 0 or number == training.steps)
                     if why or due or measured:
@@ -123,17 +136,20 @@ class _Run:
                     if why or due:
                         record.pause()
                         # The first one is waited for if there is an end to be met: how long it takes must be known.
-                        saved.save(state, record.lines, wait=bool(why) or (self.stop.has_end and saved.seconds_to_save is None))
+                        first_of_all = self.stop.has_end and saved.seconds_to_save is None
+                        problem = saved.save(state, record.lines, wait=bool(why) or first_of_all)
                         record.resume()
                     if why and number < training.steps:
                         raise Interrupted(
                             f"{plan.out.name}: stopped after step {number:,} of {training.steps:,}, {stopping.REASONS[why]}; "
-                            f"its checkpoint is in {plan.checkpoint_dir}: the same command goes on from there"
+                            + (problem or f"its checkpoint is in {plan.checkpoint_dir}: the same command goes on from there")
                         )
                 if pending:
                     self._report(record, saved, *pending)
             if plan.named_store and saved.newest() != training.steps:
-                saved.save(state, record.lines, wait=True)
+                problem = saved.save(state, record.lines, wait=True)
+                if problem:
+                    self.say(problem)
         return state
 
     def _report(self, record: Metrics, saved: Checkpoints, number: int, values: dict, measured: dict | None = None) -> None:
@@ -153,7 +169,9 @@ class _Run:
             line |= {f"loss/{name}": float(source_loss) for name, source_loss, tokens in by_source if tokens}
         if measured is not None:
             record.pause()
+            began = time.monotonic()
             line |= {f"bits_per_byte/{name}": value for name, value in self.measure(measured).items()}
+            self.measure_seconds = time.monotonic() - began
             record.resume()
         record.step(number, line)
 

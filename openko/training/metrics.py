@@ -67,7 +67,7 @@ class Metrics:
         if self._file is not None:
             self._file.write(line + "\n")
             self._file.flush()
-            self._speed.write(json.dumps({"step": step, "seconds": round(self.step_seconds, 4), **speed}) + "\n")
+            self._speed.write(json.dumps({"step": step, "seconds": self.step_seconds, **speed}) + "\n")
             self._speed.flush()
         if self._writer is not None:
             for name, value in {**values, **speed}.items():

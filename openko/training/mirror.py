@@ -4,6 +4,7 @@ A copy is complete when its mark is there, which is uploaded last; only complete
 """
 
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -24,6 +25,7 @@ class Mirror:
     def __init__(self, url: str, local: Path, keep: int, *, say=print):
         self._local, self._keep, self._say = local, keep, say
         self._thread: threading.Thread | None = None
+        self._failed: int | None = None  # the step that could not be copied
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as problem:
@@ -38,12 +40,15 @@ class Mirror:
         return sorted(int(p.name) for p in found if p.name.isdigit() and self._files.exists(f"{self._root}/{p.name}/{MARK}"))
 
     def fetch(self) -> None:
-        """Bring the newest complete copy here, if there is none as new."""
-        copies, here = self.complete(), [int(p.name) for p in self._local.glob("*") if p.name.isdigit()]
-        if not copies or copies[-1] <= max(here, default=-1):
-            return
-        step, partial = copies[-1], self._local / f"{copies[-1]}.partial"
-        remote = f"{self._root}/{step}"
+        """Bring the newest complete copy here, if there is none as new; where one does not come whole, an older one."""
+        here = max((int(p.name) for p in self._local.glob("*") if p.name.isdigit()), default=-1)
+        for step in reversed(self.complete()):
+            if step <= here or self._fetch(step):
+                return
+
+    def _fetch(self, step: int) -> bool:
+        partial, remote = self._local / f"{step}.partial", f"{self._root}/{step}"
+        shutil.rmtree(partial, ignore_errors=True)
         sizes = json.loads(self._files.cat_file(f"{remote}/{MARK}"))
         with tqdm(desc=f"fetching checkpoint {step}", total=sum(sizes.values()), unit="B", unit_scale=True, leave=False) as bar:
             for name, size in sizes.items():
@@ -51,9 +56,12 @@ class Mirror:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 self._files.get_file(f"{remote}/{name}", str(target))
                 if target.stat().st_size != size:
-                    raise InputError(f"{remote}/{name} came with {target.stat().st_size} bytes in place of {size}: run again")
+                    self._say(f"{remote}/{name} came with {target.stat().st_size} bytes in place of {size}: trying an older copy")
+                    shutil.rmtree(partial)
+                    return False
                 bar.update(size)
         partial.rename(self._local / str(step))
+        return True
 
     def push(self, step: int) -> None:
         """Copy a complete local checkpoint in the background; one at a time."""
@@ -61,16 +69,26 @@ class Mirror:
         self._thread = threading.Thread(target=self._push, args=(step,))
         self._thread.start()
 
-    def wait(self) -> None:
-        """Until the copy under way is complete."""
+    def wait(self, *, try_again: bool = False) -> str:
+        """Until the copy under way is complete. try_again: once more if it failed. Returns what is wrong then, or nothing."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        if try_again and self._failed is not None:
+            self._push(self._failed)
+            if self._failed is not None:
+                return (
+                    f"the checkpoint of step {self._failed} is in {self._local} only, for copying it to {self._root} failed twice: "
+                    "save that directory before this machine goes, or run again here when the service is back"
+                )
+        return ""
 
     def _push(self, step: int) -> None:
-        source, remote = self._local / str(step), f"{self._root}/{step}"
+        source, remote, self._failed = self._local / str(step), f"{self._root}/{step}", step
         names = sorted(p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file())
         try:
+            if self._files.exists(f"{remote}/{MARK}"):
+                self._files.rm_file(f"{remote}/{MARK}")  # the files under it change now
             for name in names:
                 self._files.makedirs(f"{remote}/{name}".rsplit("/", 1)[0], exist_ok=True)
                 self._files.put_file(str(source / name), f"{remote}/{name}")
@@ -79,5 +97,6 @@ class Mirror:
             for old in self.complete()[: -self._keep]:
                 self._files.rm_file(f"{self._root}/{old}/{MARK}")  # first of all: half a copy is none
                 self._files.rm(f"{self._root}/{old}", recursive=True)
+            self._failed = None
         except Exception as problem:  # a service that is away for a while must not end the training; the next save tries again
             self._say(f"checkpoint of step {step} could not be copied to {self._root} ({type(problem).__name__}: {problem})")

@@ -38,7 +38,8 @@ def make_optimizer(training: Training, moment_dtype) -> optax.GradientTransforma
     else:
         # As T5 used it (arXiv 1804.04235), but with a rate given from outside in place of one relative to the weights:
         # after clipping, an update has at most the root mean square of 1, like Adam's.
-        scaling = [optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)]
+        # Rows and columns stay in fp32: they are small, and in bf16 their slow averages would soon stand still.
+        scaling = [keep_dtype(optax.scale_by_factored_rms(), jnp.float32), optax.clip_by_block_rms(1.0)]
     return optax.chain(
         optax.clip_by_global_norm(t.clip_norm),
         *scaling,
@@ -48,7 +49,8 @@ def make_optimizer(training: Training, moment_dtype) -> optax.GradientTransforma
 
 
 def keep_dtype(transformation: optax.GradientTransformation, dtype) -> optax.GradientTransformation:
-    """Store both Adam moments in `dtype`, computing in fp32 (optax's mu_dtype covers the first moment only)."""
+    """Store all moments in `dtype`, computing in fp32 (optax's mu_dtype covers Adam's first only, and Adafactor takes the
+    dtype of the weights)."""
 
     def cast(state, to):
         return jax.tree.map(lambda x: x.astype(to) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
@@ -57,7 +59,8 @@ def keep_dtype(transformation: optax.GradientTransformation, dtype) -> optax.Gra
         return cast(transformation.init(parameters), dtype)
 
     def update(gradients, state, parameters=None):
-        updates, state = transformation.update(cast(gradients, jnp.float32), cast(state, jnp.float32), parameters)
+        wide = None if parameters is None else cast(parameters, jnp.float32)
+        updates, state = transformation.update(cast(gradients, jnp.float32), cast(state, jnp.float32), wide)
         return updates, cast(state, dtype)
 
     return optax.GradientTransformation(init, update)

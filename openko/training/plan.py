@@ -74,6 +74,7 @@ class Plan:
             "model": dataclasses.asdict(self.config), "optimizer": optimizer, "data order": order,
             "start": {"weights": _mark(self.start) if self.start else None}, checkpoints.SCHEDULE: schedule,
         }  # fmt: skip
+        groups[checkpoints.CODE] = {"fingerprint": manifest.code_fingerprint("openko.training.loop")}
         return json.loads(json.dumps(groups))
 
     def describe(self) -> dict:
@@ -144,7 +145,7 @@ def make_plan(
             raise InputError(f"{directory} was packed with tokenizer {shards.tokenizer}, but {tokenizer} is {fingerprint}: pack it again")
     if checkpoint_dir is None and profile.saving.directory:
         checkpoint_dir = f"{profile.saving.directory}/{out.name}"
-    else:  # the limit is that of the profile's own place
+    elif not _lies_in_store(checkpoint_dir, profile):  # the limit is that of the profile's own place
         profile = dataclasses.replace(profile, saving=dataclasses.replace(profile.saving, limit_gb=None))
     plan = Plan(
         out=out, profile=profile, training=training, config=config, data=data, tokenizer=tokenizer, start=start,
@@ -152,6 +153,14 @@ def make_plan(
     )  # fmt: skip
     plan.shapes()  # a mesh that does not divide the weights is named here
     return plan
+
+
+def _lies_in_store(checkpoint_dir: str | Path | None, profile: Profile) -> bool:
+    """Whether a named directory is on the disk (or in the Drive) whose limit the profile knows."""
+    if checkpoint_dir is None or not profile.saving.directory:
+        return False
+    store = Path(profile.saving.directory).parent
+    return store == Path(checkpoint_dir) or store in Path(checkpoint_dir).parents
 
 
 def _check_model(config: LlamaConfig, profile: Profile, start: Path) -> None:

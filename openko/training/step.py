@@ -82,7 +82,9 @@ def make_step(config: LlamaConfig, training: Training, step: StepConfig, mesh: M
             unroll=step.unroll, constrain=constrain,
         )  # fmt: skip
         hidden = model(batch["tokens"], positions=batch["positions"], segment_ids=batch["segment_ids"])
-        total, rows = cross_entropy(hidden, model.head, batch["targets"], batch["weights"], chunk=step.loss_chunk, z_loss=training.z_loss)
+        total, rows = cross_entropy(
+            hidden, model.head, batch["targets"], batch["weights"], chunk=step.loss_chunk, z_loss=training.z_loss, mesh=mesh
+        )
         # Over the tokens of the whole batch, so that a row or a part with few of them does not count as much as a full one.
         return total / tokens, rows
 
@@ -99,7 +101,7 @@ def make_step(config: LlamaConfig, training: Training, step: StepConfig, mesh: M
         source_tokens = by_source(jnp.sum(batch["weights"], axis=1))
         metrics = {
             "loss": jnp.sum(rows) / tokens,
-            "gradient_norm": optax.tree_utils.tree_norm(gradients),
+            "gradient_norm": optax.tree_utils.tree_norm(gradients).astype(jnp.float32),
             "learning_rate": schedule(state.step),
             "source_losses": by_source(rows) / jnp.maximum(source_tokens, 1.0),
             "source_tokens": source_tokens,

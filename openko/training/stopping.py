@@ -13,7 +13,7 @@ REASONS = {OUT_OF_TIME: "the time budget is used up", SIGNALLED: "asked to by SI
 
 
 class Stopping:
-    """Watches the clock and SIGTERM (what a preempted machine, Slurm and Kubernetes send) while in its context.
+    """Watches the clock from the start, and SIGTERM (what a preempted machine, Slurm and Kubernetes send) while in its context.
 
     time_budget: seconds from now until the session ends, the last save included; None: no end.
     """
