@@ -25,7 +25,7 @@ run: $(INSTALLED_LAPTOP)
 	$(BIN)openko walkthrough --profile laptop --out runs/laptop
 
 test: $(INSTALLED_DEV)
-	$(BIN)python -m ruff check --quiet openko tests
+	$(BIN)python -m ruff check --quiet openko tests benchmarks
 	$(BIN)python -m pytest -q -m "not slow" tests
 	rm -rf runs/smoke
 	$(SMOKE) $(BIN)python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout=300 -p no:cacheprovider notebooks

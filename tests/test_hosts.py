@@ -28,5 +28,14 @@ def test_a_coordinator_that_does_not_answer_is_told_while_waiting_and_named_at_t
     assert f"waiting for all 2 hosts at {address}" in capsys.readouterr().err
 
 
+def test_a_single_machine_is_no_slice(monkeypatch):
+    def initialize(*arguments, **options):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(hosts.jax.distributed, "initialize", initialize)
+    with pytest.raises(InputError, match=r"coordinator_address should be defined.*name them with --coordinator"):
+        hosts.join()
+
+
 def test_one_host_agrees_with_itself():
     assert hosts.is_first() and hosts.tell(7) == 7 and hosts.agree(3, 0) == (3, 0)

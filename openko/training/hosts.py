@@ -38,7 +38,10 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
         try:
             jax.distributed.initialize(coordinator, processes, process, initialization_timeout=PATIENCE)
         except (RuntimeError, ValueError) as problem:
-            raise InputError(f"the hosts did not come together: {str(problem).splitlines()[0]}") from None
+            raise InputError(
+                f"the hosts did not come together ({str(problem).splitlines()[0]}): outside a Cloud TPU slice, Slurm or MPI, name them "
+                "with --coordinator, --processes and --process"
+            ) from None
 
 
 @contextlib.contextmanager

@@ -112,6 +112,8 @@ class _Run:
         """Train to the end. partial: where training.jsonl and the weights go; None on all hosts but the first."""
         plan, training = self.plan, self.plan.training
         checkpoints.check_store(plan.checkpoint_dir, plan.profile.saving, self.save_bytes, local=plan.beside)
+        if self.save_bytes > 2e9:
+            self.say(f"{plan.out.name}: loading {self.save_bytes / 1e9:.0f} GB of weights and moments, then compiling the step: minutes")
         with Checkpoints(plan.checkpoint_dir, plan.profile.saving, plan.run(), local=plan.beside, say=self.say) as saved:
             state, lines = saved.restore(self.where) or (self._first_state(), [])
             step = compile_step(plan.config, training, plan.profile.step, self.mesh, len(plan.data))
