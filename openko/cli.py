@@ -38,7 +38,7 @@ def profiles(as_json: AsJson = False):
             "hardware": p.hardware,
             "parameters": hardware.parameter_count(p.model),
             "context": p.continued.sequence_length,
-            "tokens_per_step": p.continued.batch_size * p.continued.sequence_length,
+            "tokens_per_step": p.continued.tokens_per_step,
             "tokens": p.continued.tokens,
         }
         for p in profiles.PROFILES.values()
@@ -78,10 +78,8 @@ def fit(
         answer = rehearsal.compile_for(profile, topology, dump_hlo, say=lambda line: print(line, file=sys.stderr, flush=True))
     else:
         answer = rehearsal.estimate(profile, topology)
-    if as_json:
-        print(json.dumps(answer, ensure_ascii=False))
-    else:
-        _print_record({k: v for k, v in answer.items() if k != "assumptions"}, as_json)
+    _print_record({k: v for k, v in answer.items() if as_json or k != "assumptions"}, as_json)
+    if not as_json:
         print("\n" + "\n".join(answer["assumptions"]))
     if not answer["fits"]:
         raise typer.Exit(1)
@@ -138,10 +136,11 @@ def train(
         from openko.training.plan import make_plan
 
         plan = make_plan(out, **settings, checkpoint_dir=checkpoint_dir)
-        _print_record(plan.describe() | ({"weights": plan.shapes()} if as_json else {}), as_json)
+        weights = plan.shapes()
+        _print_record(plan.describe() | ({"weights": weights} if as_json else {}), as_json)
         if not as_json:
             print("\nweights (whole: on one device)")
-            for row in plan.shapes():
+            for row in weights:
                 print(f"  {row['weight']:<38} {row['shape']}: {row['on_a_device']}")
         return
     from openko.training import hosts, stopping

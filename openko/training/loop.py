@@ -200,7 +200,7 @@ class _Run:
 
 def _check_room(plan: Plan) -> None:
     """Hours of training must not end in a full disk."""
-    needed = hardware.parameter_count(plan.config) * hardware.BYTES[plan.profile.export_dtype]
+    needed = llama.parameter_count(plan.config) * hardware.BYTES[plan.profile.export_dtype]
     free = shutil.disk_usage(next(p for p in plan.out.absolute().parents if p.exists())).free
     if free < needed:
         raise InputError(

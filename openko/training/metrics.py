@@ -25,7 +25,7 @@ class Metrics:
         self, path: Path | None, speed: Path | None, *, name: str, lines: list[str], steps: int, tokens_per_step: int,
         flops_per_step: float, peak: float | None, tensorboard: Path | None = None,
     ):  # fmt: skip
-        self.lines, self._steps = list(lines), steps
+        self.lines = list(lines)
         self._tokens, self._flops, self._peak = tokens_per_step, flops_per_step, peak
         self._file = self._speed = self._writer = None
         if path is not None:

@@ -15,7 +15,7 @@ from openko.profiles import LlamaConfig, Profile, Training
 from openko.training import checkpoints
 from openko.training.data import check_sources
 from openko.training.sharding import MESH_AXES
-from openko.training.step import abstract_batch, abstract_state
+from openko.training.step import TrainState, abstract_batch, abstract_state
 
 # These fields of a model must be the profile's: it says what fits the machine, and with which positions one trains.
 SHAPE = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
@@ -80,8 +80,7 @@ class Plan:
     def describe(self) -> dict:
         """What a run would do, for `--dry-run`: plain values, bytes a device by the real shardings."""
         shape, training, step = self.profile.mesh, self.training, self.profile.step
-        mesh = AbstractMesh((shape.data, shape.fsdp, shape.tensor), MESH_AXES)
-        state, batch = abstract_state(self.config, training, step, mesh), abstract_batch(training, mesh)
+        state, batch = self._state(), abstract_batch(training, self._mesh())
         flops = hardware.flops_per_token(self.config, training.sequence_length) * training.tokens
         chip = hardware.CHIPS.get(self.profile.chip)
         hours = flops / (shape.devices * chip.flops * hardware.CAUTIOUS_MFU) / 3600 if chip else None
@@ -108,17 +107,22 @@ class Plan:
 
     def shapes(self) -> list[dict]:
         """Each weight: its shape, and that of the part on one device."""
-        shape = self.profile.mesh
-        mesh = AbstractMesh((shape.data, shape.fsdp, shape.tensor), MESH_AXES)
-        weights = abstract_state(self.config, self.training, self.profile.step, mesh).parameters
         return [
             {
                 "weight": ".".join(k.key for k in path),
                 "shape": " × ".join(map(str, leaf.shape)),
                 "on_a_device": " × ".join(map(str, leaf.sharding.shard_shape(leaf.shape))),
             }
-            for path, leaf in jax.tree_util.tree_flatten_with_path(weights)[0]
+            for path, leaf in jax.tree_util.tree_flatten_with_path(self._state().parameters)[0]
         ]
+
+    def _mesh(self) -> AbstractMesh:
+        """The profile's mesh without its devices."""
+        shape = self.profile.mesh
+        return AbstractMesh((shape.data, shape.fsdp, shape.tensor), MESH_AXES)
+
+    def _state(self) -> TrainState:
+        return abstract_state(self.config, self.training, self.profile.step, self._mesh())
 
 
 def make_plan(
