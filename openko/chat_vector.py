@@ -26,7 +26,6 @@ from openko.profiles import VectorScale
 
 CHUNK = 4_000_000  # weights in flight: 16 MB for each of the three models in fp32
 WHOLE = VectorScale()  # the paper's: every part alike
-PARTS = {"norm": ("norm",), "attention": ("self_attn",), "mlp": ("mlp",), "embed": ("embed_tokens", "lm_head")}  # in tensor names
 
 
 def merge(
@@ -97,8 +96,8 @@ def parts_from(assignments: Iterable[str], special: str = "merge") -> VectorScal
     shares = {}
     for assignment in assignments:
         name, _, number = assignment.partition("=")
-        if name not in PARTS:
-            raise InputError(f"a part is one of {', '.join(PARTS)} with its share, such as attention=0.5; found {assignment!r}")
+        if name not in hf_weights.PARTS:
+            raise InputError(f"a part is one of {', '.join(hf_weights.PARTS)} with its share, such as attention=0.5; found {assignment!r}")
         try:
             shares[name] = float(number)
         except ValueError:
@@ -119,7 +118,7 @@ def special_rows(chat: Path, parts: VectorScale) -> np.ndarray:
 
 def _part_of(name: str) -> str:
     """The field of VectorScale that a tensor belongs to."""
-    for part, marks in PARTS.items():
+    for part, marks in hf_weights.PARTS.items():
         if any(mark in name for mark in marks):
             return part
     raise InputError(f"tensor {name} belongs to no part of a Llama: attention, mlp, norm or embed")

@@ -43,6 +43,8 @@ OURS = {
     "head_dim", "max_position_embeddings", "tie_word_embeddings", "rms_norm_eps", "initializer_range",
 }  # fmt: skip
 ROPE = {"rope_theta", "rope_scaling", "rope_parameters"}
+# Parts of a model, by what is in the names of their tensors.
+PARTS = {"norm": ("norm",), "attention": ("self_attn",), "mlp": ("mlp",), "embed": ("embed_tokens", "lm_head")}
 SCALING_FIELDS = {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
 
 
@@ -54,6 +56,11 @@ def read_config(directory: Path, rope: Rope | None = None) -> tuple[LlamaConfig,
 
     rope: used in place of what config.json says, for a directory whose RoPE fields are known to be wrong.
     """
+    return config_from_hf(read_json(directory), where=str(Path(directory) / "config.json"), rope=rope)
+
+
+def read_json(directory: Path) -> dict:
+    """config.json as it is written."""
     path = Path(directory) / "config.json"
     if not path.is_file():
         raise InputError(f"{path} does not exist: is {directory} a Hugging Face model directory?")
@@ -61,7 +68,9 @@ def read_config(directory: Path, rope: Rope | None = None) -> tuple[LlamaConfig,
         raw = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as problem:
         raise InputError(f"{path} is not JSON: {problem}") from None
-    return config_from_hf(raw, where=str(path), rope=rope)
+    if not isinstance(raw, dict):
+        raise InputError(f"{path} holds a {type(raw).__name__}, not the fields of a model")
+    return raw
 
 
 def config_from_hf(raw: dict, *, where: str = "config.json", rope: Rope | None = None) -> tuple[LlamaConfig, dict]:
@@ -103,13 +112,14 @@ def rope_from_hf(raw: dict, where: str) -> Rope:
         )
     if len(thetas) > 1:
         raise InputError(f"{where}: rope_theta is {raw['rope_theta']}, but rope_parameters says {new['rope_theta']}: one of them is wrong")
-    scalings = [_scaling_from_hf(block, where) for block in (raw.get("rope_scaling"), new or None) if block is not None]
+    scalings = [scaling_from_hf(block, where) for block in (raw.get("rope_scaling"), new or None) if block is not None]
     if len(set(scalings)) > 1:
         raise InputError(f"{where}: rope_scaling and rope_parameters describe different scalings")
     return Rope(theta=float(thetas.pop()), scaling=scalings[0] if scalings else None)
 
 
-def _scaling_from_hf(block: dict, where: str) -> Llama3Scaling | None:
+def scaling_from_hf(block: dict, where: str) -> Llama3Scaling | None:
+    """`rope_scaling`, or `rope_parameters` less its θ; other kinds than Llama-3.1's are refused."""
     kind = block.get("rope_type", block.get("type", "default"))
     fields = set(block) - {"rope_type", "type", "rope_theta"}
     if kind == "default" and not fields:
@@ -298,10 +308,16 @@ def _on_host(parameters: dict, path: tuple[str, ...], layer: int | None) -> np.n
 
 
 def write_configs(directory: Path, config: LlamaConfig, carried: dict) -> None:
-    """config.json and generation_config.json (begin and end tokens, as `generate` reads them)."""
+    """config.json and generation_config.json (begin and end tokens, as `generate` reads them).
+
+    Refused where config.json, read again, says another RoPE than `config`: fields that are carried must not decide it.
+    """
     ids = {k: v for k, v in carried.items() if k in ("bos_token_id", "eos_token_id", "pad_token_id") and v is not None}
     for name, content in (("config.json", config_to_hf(config, carried)), ("generation_config.json", ids)):
         (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    written = read_config(directory)[0].rope
+    if written != config.rope:
+        raise InputError(f"{directory}/config.json says {written}, but the weights are turned by {config.rope}: not exported")
 
 
 def write_tensors(directory: Path, tensors: Iterable, *, shard_bytes: int) -> None:

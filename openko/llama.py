@@ -301,6 +301,23 @@ def build(config: LlamaConfig, parameters: dict, **options) -> Llama:
     return nnx.merge(graph, empty)
 
 
+def run_layer(
+    config: LlamaConfig, weights: dict, hidden: Float[Array, "batch seq hidden"], angles: Float[Array, "batch seq half"], attend: Callable
+) -> Float[Array, "batch seq hidden"]:  # fmt: skip
+    """One layer alone, for those who hold no more than one: `weights` as under "layers", without the leading axis.
+
+    Every row has its own angles, so rows may be turned by different Ropes; each row is one document.
+    """
+
+    def empty(*shape):
+        return nnx.Param(jnp.zeros(shape))
+
+    graph, state = nnx.split(nnx.eval_shape(lambda: Layer(config, empty, empty)))
+    nnx.replace_by_pure_dict(state, weights)
+    segment_ids = jnp.zeros(hidden.shape[:2], jnp.int32)
+    return nnx.merge(graph, state)(hidden, angles, lambda q, k, v: (attend(q, k, v, segment_ids), None))[0]
+
+
 def logical_axes(config: LlamaConfig) -> dict:
     """The tree of parameters with a tuple of axis names in place of each array."""
     return {k: v for k, v in LOGICAL_AXES.items() if k != "lm_head" or not config.tie_word_embeddings}

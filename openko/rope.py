@@ -63,6 +63,12 @@ class Rope:
         return positions[..., None].astype(np.float32) * self.inv_freq(head_dim)
 
 
+def pairs_off(theta: float, other: float, head_dim: int, distance: int) -> int:
+    """How many pairs of a head are turned by over one radian more (or less) at a distance when θ is read as `other`."""
+    apart = Rope(theta=theta).angles(np.array(distance), head_dim) - Rope(theta=other).angles(np.array(distance), head_dim)
+    return int(np.sum(np.abs(apart) > 1))
+
+
 def interleave_rows(weight, heads: int):
     """Rows of q_proj or k_proj [heads * head_dim, in] from half-split to interleaved order."""
     rows, width = weight.shape

@@ -10,9 +10,9 @@ import transformers
 from conftest import lively_parameters, small_config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from openko import llama, rope_lab
+from openko import llama
 from openko.errors import InputError
-from openko.rope import Llama3Scaling, Rope, interleave_rows, split_rows
+from openko.rope import Llama3Scaling, Rope, interleave_rows, pairs_off, split_rows
 
 SCALING = Llama3Scaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=256)
 
@@ -32,7 +32,7 @@ def test_frequencies_equal_transformers(theta, head_dim):
 
 @pytest.mark.parametrize(("distance", "pairs"), [(8, 3), (64, 27), (512, 42)])
 def test_pairs_that_a_lost_theta_turns_by_over_one_radian(distance, pairs):
-    assert rope_lab.pairs_off(5e5, 1e4, 128, distance) == pairs
+    assert pairs_off(5e5, 1e4, 128, distance) == pairs
 
 
 def test_theta_has_no_default():
