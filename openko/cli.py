@@ -251,7 +251,7 @@ def diagnose(
 
     answer = diagnose(directory, text=text, say=_to_stderr)
     if as_json:
-        print(json.dumps(answer, ensure_ascii=False))
+        print(json.dumps(answer, ensure_ascii=False, allow_nan=False))
         return
     theta, scaling = answer["theta"], answer["scaling"]
     said = "no θ" if theta["config"] is None else f"{theta['config']:,.0f}"

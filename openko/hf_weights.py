@@ -125,6 +125,11 @@ def scaling_from_hf(block: dict, where: str) -> Llama3Scaling | None:
     if kind == "default" and not fields:
         return None
     if kind == "llama3" and fields == SCALING_FIELDS:
+        odd = [
+            n for n in SCALING_FIELDS if isinstance(block[n], bool) or not isinstance(block[n], int | float) or not 0 < block[n] < math.inf
+        ]
+        if odd or block["high_freq_factor"] <= block["low_freq_factor"]:
+            raise InputError(f"{where}: the scaling {block} should have positive numbers, high_freq_factor above low_freq_factor")
         return Llama3Scaling(**{name: block[name] for name in SCALING_FIELDS})
     raise InputError(f"{where}: rope scaling of type {kind!r} with fields {sorted(fields)} is unknown; openko knows 'default' and 'llama3'")
 
@@ -185,7 +190,7 @@ class Tensors:
         if index.is_file():
             try:
                 names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError) as problem:
+            except (ValueError, KeyError, AttributeError, TypeError) as problem:
                 raise InputError(f"{index} cannot be read ({problem!r}): is the download complete?") from None
             absent = [n for n in names if not (self.directory / n).is_file()]
             if absent:

@@ -124,6 +124,8 @@ class HFTokenizer(Tokenizer):
         self.backend, self.name, self.chat_template = backend, name, chat_template
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
         self.special = {t.content: i for i, t in backend.get_added_tokens_decoder().items() if t.special}
+        backend.no_truncation()  # what a fine-tuning left in the file is not ours
+        backend.no_padding()
         backend.encode_special_tokens = True  # "<|eot_id|>" inside a document is text
 
     def encode(self, text):

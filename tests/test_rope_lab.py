@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers as hf_tokenizers
 import torch
 import transformers
 from conftest import lively_parameters, small_config
@@ -82,7 +84,8 @@ def test_hypotheses_do_not_touch_each_other(sound):
 
 
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "head_dim", "count"), [(4, 2, 16, 12), (9, 3, 64, 9), (32, 8, 128, 12), (4, 4, 16, 9), (4, 2, 4, 4)]
+    ("heads", "kv_heads", "head_dim", "count"),
+    [(4, 2, 16, 12), (9, 3, 64, 9), (32, 8, 128, 12), (4, 4, 16, 9), (4, 2, 4, 4), (32, 1, 64, 9)],
 )
 def test_every_order_of_rows_is_tried_once(heads, kv_heads, head_dim, count):
     config = small_config(num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim)
@@ -113,6 +116,37 @@ def test_text_that_is_too_short_is_refused(sound, tmp_path):
     (tmp_path / "short.txt").write_text("짧은 글", encoding="utf-8")
     with pytest.raises(InputError, match=r"too short: 10 tokens .* 1,536 are needed"):
         diagnosis.diagnose(sound, text=tmp_path / "short.txt", say=quiet)
+
+
+def test_text_that_is_a_directory_is_refused(sound):
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        diagnosis.diagnose(sound, text=sound, say=quiet)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_attention_heads": None}, {"hidden_size": "48"}, {"num_attention_heads": 0}, {"rope_theta": 10**400}, {"rope_theta": "5e5"},
+        {"rope_scaling": {"rope_type": "llama3"} | dataclasses.asdict(SCALING) | {"factor": "8"}}, {"max_position_embeddings": 100},
+    ],
+    ids=lambda changes: f"{next(iter(changes))}",
+)  # fmt: skip
+def test_odd_values_in_the_config_are_refused(sound, tmp_path, changes):
+    shutil.copytree(sound, tmp_path / "odd")
+    path = tmp_path / "odd" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(InputError, match=r"config\.json|odd"):
+        diagnosis.diagnose(tmp_path / "odd", say=quiet)
+
+
+def test_truncation_and_padding_left_in_a_tokenizer_are_not_obeyed(sound, tmp_path):
+    shutil.copytree(sound, tmp_path / "left")
+    path = tmp_path / "left" / "tokenizer.json"
+    backend = hf_tokenizers.Tokenizer.from_file(str(path))
+    backend.enable_truncation(4)
+    backend.enable_padding(length=6)
+    backend.save(str(path))
+    assert tokenizers.load(tmp_path / "left").encode("abcdefgh") == tokenizers.load(sound).encode("abcdefgh")
 
 
 def test_the_tokenizer_of_another_model_is_refused(tmp_path):
@@ -180,9 +214,9 @@ def test_a_flat_bowl_gives_no_interval():
     ("low", "estimate", "high", "theta", "agrees"),
     [
         (4.5e5, 5e5, 5.5e5, 5e5, True), (4.5e5, 5e5, 5.5e5, 1e4, False), (4.5e5, 5e5, 5.5e5, 8e5, None), (7e4, 8e4, 1.2e5, 1e5, True),
-        (1e5, 5e5, 2e6, 5e5, None), (2.1e5, 2.2e5, 2.3e5, 5e5, None), (2.1e5, 2.2e5, 2.3e5, 2.3e5, True),
+        (1e5, 5e5, 2e6, 5e5, None), (2.1e5, 2.2e5, 2.3e5, 5e5, None), (2.1e5, 2.2e5, 2.3e5, 2.3e5, True), (6.9e5, 7e5, 7.1e5, 5e5, None),
     ],
-    ids=["same", "other", "between", "inside", "too-wide", "of-no-use", "of-ones-own"],
+    ids=["same", "other", "between", "inside", "too-wide", "of-no-use", "of-ones-own", "one-of-two"],
 )  # fmt: skip
 def test_when_theta_agrees(low, estimate, high, theta, agrees):
     assert diagnosis.Theta(estimate=estimate, low=low, high=high).agrees(theta) is agrees
@@ -190,6 +224,12 @@ def test_when_theta_agrees(low, estimate, high, theta, agrees):
 
 def test_an_estimate_that_drifts_with_distance_is_not_believed():
     assert diagnosis.Theta(estimate=5e5, low=4e5, high=6e5, steady=False).agrees(1e4) is None
+
+
+def test_another_theta_is_not_believed_in_if_the_near_half_allows_the_configs():
+    far = {"estimate": 1e5, "low": 9e4, "high": 1.1e5}
+    assert diagnosis.Theta(**far, near=(0, np.inf)).agrees(1e4) is None
+    assert diagnosis.Theta(**far, near=(4e4, 3e5)).agrees(1e4) is False
 
 
 def evidence_of(losses: dict) -> diagnosis.Evidence:
@@ -230,6 +270,7 @@ def written(theta=5e5, scaling=None, **other):
         (written(scaling=SCALING), 5e5, None, Layout(), ["spurious-scaling"]),
         (written(), 5e5, SCALING, Layout(), ["missing-scaling"]),
         (written(scaling=SCALING), 5e5, SCALING, Layout(), ["ok"]),
+        (written(scaling=dataclasses.replace(SCALING, factor=2.0)), 5e5, SCALING, Layout(), ["spurious-scaling", "missing-scaling"]),
         (written(), 5e5, None, Layout(q="interleaved", k="interleaved"), ["interleaved-layout"]),
         (written(), 5e5, None, Layout(q="permuted-twice", k="permuted-twice"), ["interleaved-layout"]),
         (written(), 5e5, None, Layout(q="interleaved"), ["q-permuted"]),
@@ -245,15 +286,15 @@ def test_the_verdict_names_exactly_what_config_and_evidence_disagree_on(sound, s
     best = Hypothesis(rope=Rope(theta=theta, scaling=scaling), layout=layout)
     evidence = evidence_of({best: np.ones((2, 4))})
     found = diagnosis.Findings(
-        first=evidence, evidence=evidence, best=best, layout_sure=True, scaling_sure=True,
+        first=evidence, evidence=evidence, best=best, layout_sure=True, scalings=(scaling,),
         theta=diagnosis.Theta(estimate=theta * 1.1, low=theta, high=theta * 1.2),
     )  # fmt: skip
     answer = diagnosis.judge(model, found)
     assert set(answer["verdict"]) == set(verdict) and len(answer["verdict"]) == len(verdict)
     assert (answer["repair"] is None) == (verdict[0] in ("ok", "undetermined"))
     json.dumps(answer)
-    for doubt in ("layout_sure", "scaling_sure"):
-        assert diagnosis.judge(model, dataclasses.replace(found, **{doubt: False}))["verdict"] == ["undetermined"]
+    for doubt in ({"layout_sure": False}, {"scalings": (None, SCALING)}):
+        assert diagnosis.judge(model, dataclasses.replace(found, **doubt))["verdict"] == ["undetermined"]
 
 
 def test_told_both_theta_and_layout_nothing_is_read(sound):

@@ -89,12 +89,14 @@ class Evidence:
 class Theta:
     """low and high: a 99% interval, 0 and inf where the bowl has no such side.
 
-    steady: near and far positions of the windows do not contradict each other.
+    near: the same from the first half of the windows alone; None where it was not looked at.
+    steady: the quarters of the windows do not contradict each other.
     """
 
     estimate: float
     low: float
     high: float
+    near: tuple[float, float] | None = None
     steady: bool = True
 
     @property
@@ -105,18 +107,24 @@ class Theta:
     @property
     def nearest(self) -> float:
         """The θ in common use that is nearest by ratio."""
-        return min(COMMON_THETAS, key=lambda common: abs(math.log(common / self.estimate)))
+        return min(COMMON_THETAS, key=self._ratio)
 
     def agrees(self, theta: float) -> bool | None:
         """Whether the weights were trained with this θ; None where the evidence does not say.
 
-        That it was another is said only where the evidence points to a θ that somebody uses.
+        Yes, if no other θ in common use could be meant as well. No, if the evidence points to a θ that somebody uses, and
+        the first half of the windows, which a model is likelier to have been trained for, says no too.
         """
         if not self.determined:
             return None
-        if self._ratio(theta) <= SAME or self.low <= theta <= self.high:
-            return True
-        return False if self._ratio(theta) >= OTHER and self._ratio(self.nearest) < OTHER else None
+        if self._plausible(theta):
+            others = (other for other in COMMON_THETAS if max(other / theta, theta / other) > SAME)
+            return None if any(map(self._plausible, others)) else True
+        near_too = self.near is None or not self.near[0] <= theta <= self.near[1]
+        return False if self._ratio(theta) >= OTHER and self._ratio(self.nearest) < OTHER and near_too else None
+
+    def _plausible(self, theta: float) -> bool:
+        return self._ratio(theta) <= SAME or self.low <= theta <= self.high
 
     def _ratio(self, theta: float) -> float:
         return max(theta / self.estimate, self.estimate / theta)
@@ -127,6 +135,7 @@ class Findings:
     """What weights and text say, whatever config.json does: the best hypothesis, and what of it is beyond doubt.
 
     first: the evidence of the search; evidence: that of the decision, the same or more text.
+    scalings: the best one, and those that are not read worse beyond doubt.
     """
 
     first: Evidence
@@ -134,7 +143,12 @@ class Findings:
     best: Hypothesis
     theta: Theta
     layout_sure: bool
-    scaling_sure: bool
+    scalings: tuple[Llama3Scaling | None, ...]
+
+    @property
+    def scaling_sure(self) -> bool:
+        """Whether there is one; blocks that differ only beyond the windows need not be told apart."""
+        return len({scaling is None for scaling in self.scalings}) == 1
 
     @property
     def sure(self) -> bool:
@@ -150,7 +164,7 @@ def diagnose(directory: Path, *, text: Path | None = None, say: Callable[[str], 
     repair), `notes`.
     """
     model = open_directory(directory)
-    return judge(model, search(model, text=text, say=say))
+    return judge(model, search(model, text=text, say=say), text=text)
 
 
 def search(model: ModelDirectory, *, text: Path | None = None, say: Callable[[str], None] = print) -> Findings:
@@ -170,7 +184,7 @@ def search(model: ModelDirectory, *, text: Path | None = None, say: Callable[[st
     best = _simplest(evidence, model, _find_rope(evidence, layout, scalings))
     findings = _weigh(evidence, evidence, model, best, "long" if small else "short")
     if small and not findings.sure:
-        # Where a reading costs little, those that are left are compared on four times the text.
+        # Where a reading costs little, those that are left are compared on up to four times the text.
         again = Evidence(reader, windows.make(model, tokenizer, texts, 12))
         again.read([*_bowl(evidence, best), *_rivals(evidence, model, best)], what="once more")
         findings = _weigh(evidence, again, model, best, "long")
@@ -187,10 +201,14 @@ def _in_proportion(model: ModelDirectory) -> list[Llama3Scaling]:
 def _weigh(first: Evidence, evidence: Evidence, model: ModelDirectory, best: Hypothesis, on: str) -> Findings:
     others = [replace(best, layout=layout) for layout in layouts.possible(model.config) if layout != best.layout]
     evidence.read([best, *others], on=on, what="order of rows again")
+    # Blocks that a larger model's search does not go through may still not be read better.
+    unpublished = [replace(best, rope=replace(best.rope, scaling=scaling)) for scaling in _in_proportion(model)]
+    evidence.read([best, *unpublished], what="other scalings")
+    rivals = [rival for rival in _rivals(evidence, model, best) if not evidence.beaten(rival, best)]
     return Findings(
         first=first, evidence=evidence, best=best, theta=_estimate(evidence, best),
         layout_sure=all(evidence.beaten(other, best, on) for other in others),
-        scaling_sure=all(evidence.beaten(rival, best) for rival in _rivals(evidence, model, best)),
+        scalings=(best.rope.scaling, *(rival.rope.scaling for rival in rivals)),
     )  # fmt: skip
 
 
@@ -258,20 +276,20 @@ def _rivals(evidence: Evidence, model: ModelDirectory, best: Hypothesis) -> list
 def _estimate(evidence: Evidence, found: Hypothesis) -> Theta:
     """Where the bowl of θ around `found` has its floor: a parabola through the nearest three, over resampled blocks.
 
-    By running text where that suffices: copying is done best with a θ somewhat below that of training (on a real model
-    by a third), but where it is all that a model can do, it decides.
+    By running text alone: copying is done best with a θ below that of training (on a real model by a third and more).
     """
     bowl = _bowl(evidence, found)
     thetas = np.array([h.rope.theta for h in bowl])
-    for losses in (evidence.running, evidence.losses):
-        theta = _theta(thetas, np.stack([losses(h).ravel() for h in bowl]))
-        if theta.determined:
-            break
+    running = np.stack([evidence.running(h) for h in bowl])  # [thetas, rows, blocks]
+
+    def of(part: np.ndarray) -> Theta:
+        return _theta(thetas, part.reshape(len(bowl), -1))
+
     # Text longer than a model was trained on is read best with too high a θ, and the longer the higher.
-    running = np.stack([evidence.running(h) for h in bowl])
-    parts = [_theta(thetas, part.reshape(len(bowl), -1)) for part in np.array_split(running, 4, axis=2)]
-    steady = max(part.low for part in parts) <= SAME * min(part.high for part in parts)
-    return replace(theta, steady=steady)
+    quarters = [of(part) for part in np.array_split(running, 4, axis=2)]
+    steady = max(part.low for part in quarters) <= SAME * min(part.high for part in quarters)
+    near = of(running[:, :, : running.shape[2] // 2])
+    return replace(of(running), near=(near.low, near.high), steady=steady)
 
 
 def _bowl(evidence: Evidence, found: Hypothesis) -> list[Hypothesis]:
@@ -304,40 +322,46 @@ def _floor(x: np.ndarray, losses: np.ndarray) -> np.ndarray:
 # ── the judgement ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def judge(model: ModelDirectory, findings: Findings) -> dict:
-    """The config against the findings; the answer of `diagnose`."""
+def judge(model: ModelDirectory, findings: Findings, *, text: Path | None = None) -> dict:
+    """The config against the findings; the answer of `diagnose`. text: repeated in the command that repairs."""
     best, theta, written = findings.best, findings.theta, model.written
-    doubts = {
-        "the order of rows": findings.layout_sure,
-        "θ": theta.determined,
-        "the scaling of frequencies": findings.scaling_sure,
-    }
-    notes = [f"{what} makes too little difference on this text to be told" for what, sure in doubts.items() if not sure]
-    verdict = None if notes else _faults(model, best, theta)
+    notes = []
+    if not findings.layout_sure:
+        notes.append("the order of rows makes too little difference on this text to be told")
+    if not theta.steady:
+        notes.append("near and far positions ask for different θ: the text is perhaps longer than what the model was trained on")
+    elif not theta.determined:
+        notes.append("θ makes too little difference on this text to be told")
+    if not findings.scaling_sure:
+        notes.append("the scaling of frequencies makes too little difference on this text to be told")
+    verdict = None if notes else _faults(model, findings)
     if not notes and verdict is None:
-        notes.append("what config.json says is neither near enough to the evidence nor far enough from it")
+        notes.append("config.json is neither near enough to the evidence nor far enough from it")
+    if written.old_theta is not None and (written.old_theta, written.old_scaling) != (written.new_theta, written.new_scaling):
+        notes.append(f"readers before transformers 5 find θ {written.old_theta:g} and scaling {_plain(written.old_scaling)}")
+    if len(findings.scalings) > 1 and findings.scaling_sure:
+        notes.append(f"these scalings cannot be told apart on this text: {[_plain(s) for s in findings.scalings]}")
     if model.unknown:
         notes.append(f"config.json has fields that openko does not know: {', '.join(model.unknown)}")
     verdict = [UNDETERMINED] if verdict is None else verdict or [OK]
     losses = [_row(findings.first, h, on, on) for on in ("short", "long") for h in getattr(findings.first, on)]
     if findings.evidence is not findings.first:
         losses += [_row(findings.evidence, h, "long", "long, more text") for h in findings.evidence.long]
-    where = shlex.quote(str(model.path)), shlex.quote(f"{model.path}-repaired")
+    low, high = (side if 0 < side < math.inf else None for side in (theta.low, theta.high))
     return {
         "verdict": verdict,
-        "theta": {
-            "config": written.new_theta,
-            "estimate": theta.estimate,
-            "low": theta.low or None,
-            "high": theta.high if theta.high < math.inf else None,
-            "nearest": theta.nearest,
-        },
+        "theta": {"config": written.new_theta, "estimate": theta.estimate, "low": low, "high": high, "nearest": theta.nearest},
         "layout": {"q": best.layout.q, "k": best.layout.k} if findings.layout_sure else {"q": None, "k": None},
         "scaling": {"config": _plain(written.new_scaling), "estimate": _plain(best.rope.scaling), "sure": findings.scaling_sure},
         "losses": losses,
-        "repair": None if verdict in ([OK], [UNDETERMINED]) else f"openko rope repair {where[0]} --out {where[1]}",
+        "repair": None if verdict in ([OK], [UNDETERMINED]) else _command(model.path.resolve(), text),
         "notes": notes,
     }
+
+
+def _command(place: Path, text: Path | None) -> str:
+    words = ["openko", "rope", "repair", str(place), "--out", f"{place}-repaired", *(["--text", str(text)] if text else [])]
+    return shlex.join(words)
 
 
 def _row(evidence: Evidence, hypothesis: Hypothesis, on: str, name: str) -> dict:
@@ -357,9 +381,9 @@ def _matters(model: ModelDirectory, rope: Rope, scaling: Llama3Scaling | None) -
     return bool(np.abs(apart).max() * config.max_position_embeddings > math.pi)
 
 
-def _faults(model: ModelDirectory, found: Hypothesis, theta: Theta) -> list[str] | None:
+def _faults(model: ModelDirectory, findings: Findings) -> list[str] | None:
     """The faults by name, in the order of faults.FAULTS; None where config.json cannot be judged."""
-    names, written = set(), model.written
+    names, written, rope, theta = set(), model.written, findings.best.rope, findings.theta
     given = {t for t in (written.old_theta, written.new_theta) if t is not None}
     judged = {t: theta.agrees(t) for t in given or {READERS_DEFAULT_THETA}}
     if None in judged.values():
@@ -369,11 +393,11 @@ def _faults(model: ModelDirectory, found: Hypothesis, theta: Theta) -> list[str]
     if given and written.old_theta is None:
         names.add(faults.NO_OLD_THETA)
     for scaling in {written.new_scaling} if written.old_theta is None else {written.old_scaling, written.new_scaling}:
-        if _matters(model, found.rope, scaling):
-            names |= ({faults.SPURIOUS} if scaling else set()) | ({faults.MISSING_SCALING} if found.rope.scaling else set())
-        elif (scaling is None) != (found.rope.scaling is None):
+        if _matters(model, rope, scaling) and scaling not in findings.scalings:
+            names |= ({faults.SPURIOUS} if scaling else set()) | ({faults.MISSING_SCALING} if rope.scaling else set())
+        elif (scaling is None) != (rope.scaling is None):
             return None
-    q, k = found.layout.q, found.layout.k
+    q, k = findings.best.layout.q, findings.best.layout.k
     if q != layouts.SOUND and k not in (layouts.SOUND, layouts.HEAD_COUNT):
         names.add(faults.INTERLEAVED)
     else:

@@ -46,10 +46,14 @@ def open_directory(path: Path) -> ModelDirectory:
     path = Path(path)
     raw, where = hf_weights.read_json(path), str(path / "config.json")
     known = hf_weights.OURS | hf_weights.ROPE | hf_weights.CARRIED | set(hf_weights.FIXED)
-    config, _ = hf_weights.config_from_hf({k: v for k, v in raw.items() if k in known}, where=where, rope=PLACEHOLDER)
-    tensors = hf_weights.Tensors(path)
-    hf_weights.check_tensors(tensors, config)
-    return ModelDirectory(path=path, config=config, tensors=tensors, written=written(raw, where), unknown=tuple(sorted(set(raw) - known)))
+    try:
+        config, _ = hf_weights.config_from_hf({k: v for k, v in raw.items() if k in known}, where=where, rope=PLACEHOLDER)
+        says = written(raw, where)
+        tensors = hf_weights.Tensors(path)
+        hf_weights.check_tensors(tensors, config)
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError) as problem:
+        raise InputError(f"{where}: a field has a value of a kind that it should not have ({problem})") from problem
+    return ModelDirectory(path=path, config=config, tensors=tensors, written=says, unknown=tuple(sorted(set(raw) - known)))
 
 
 def written(raw: dict, where: str = "config.json") -> Written:

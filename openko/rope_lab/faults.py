@@ -139,8 +139,8 @@ def _check_possible(model: ModelDirectory, raw: dict, has: float | None, faults:
     where, written = model.path / "config.json", model.written
     if has is None and (NO_THETA in faults or NO_OLD_THETA in faults):
         raise InputError(f"{where}: readers find no θ already; repair it first")
-    if NO_OLD_THETA in faults and raw.get("rope_theta") is None and not raw.get("rope_scaling"):
-        raise InputError(f"{where}: θ is in rope_parameters alone, so old readers find none already")
+    if NO_OLD_THETA in faults and written.old_theta is None:
+        raise InputError(f"{where}: there is no rope_theta, so old readers find none already")
     has_scaling = written.old_scaling is not None or written.new_scaling is not None
     if SPURIOUS in faults and has_scaling:
         raise InputError(f"{where}: has a frequency scaling, so that one cannot be added that the model was not trained with")

@@ -53,6 +53,8 @@ def why_no_head_count(config: LlamaConfig) -> str | None:
         return f"{HEAD_COUNT} cannot exist here: queries and keys have {heads} heads each"
     if rows % (2 * heads):
         return f"{HEAD_COUNT} cannot exist here: the {rows} rows of k_proj cannot be cut into {heads} heads with whole pairs"
+    if rows == 2 * heads:
+        return f"{HEAD_COUNT} cannot exist here: cut into {heads} heads of one pair each, the rows of k_proj are merely interleaved"
     return None
 
 

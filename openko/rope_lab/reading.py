@@ -44,7 +44,9 @@ class Reader:
             weights = jax.tree.map(lambda w: w.astype(jnp.float32), weights)
             for name, order in rows.items():
                 weights["self_attn"][name] = weights["self_attn"][name][order]
-            return llama.run_layer(config, weights, hidden, jnp.broadcast_to(angles, (len(hidden), *angles.shape)), attention.blocked)
+            angles = jnp.broadcast_to(angles, (len(hidden), *angles.shape))
+            with jax.default_matmul_precision("highest"):  # accelerators would round the products to bf16 or TF32
+                return llama.run_layer(config, weights, hidden, angles, attention.blocked)
 
         def losses(hidden, norm, head, targets):
             hidden = llama.rms_norm(hidden, norm, config.rms_norm_eps)
@@ -79,7 +81,10 @@ class Reader:
         norm = self._read("model.norm.weight").astype(np.float32)
         head = jnp.asarray(table if config.tie_word_embeddings else self._read("lm_head.weight"))
         self._checked = True
-        return np.stack([np.asarray(self._losses(x, norm, head, targets), np.float64) for x in hidden])
+        found = np.stack([np.asarray(self._losses(x, norm, head, targets), np.float64) for x in hidden])
+        if not np.isfinite(found).all():
+            raise InputError(f"{self.model.path}: the losses are no numbers, though the weights are: they overflow fp32")
+        return found
 
     def _weights(self, number: int) -> dict:
         tree: dict = {}

@@ -1,5 +1,6 @@
 """RoPE put right: q_proj and k_proj in the order that Hugging Face readers expect, θ and scaling under both key styles."""
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,23 +30,24 @@ def cure(source: Path, *, theta: float | None = None, layout: Layout | None = No
     both, nothing is read, and the scaling stays as config.json has it.
     """
     model = directory.open_directory(source)
+    if theta is not None and not 1 < theta < math.inf:
+        raise InputError(f"--theta must be a number above 1, found {theta!r}; Llama-3 has 500000")
     if theta is not None and layout is not None:
         return Cure(theta=theta, scaling=model.written.new_scaling, layout=layout)
     findings = diagnosis.search(model, text=text, say=say)
     answer = diagnosis.judge(model, findings)
     if answer["verdict"] == [diagnosis.OK] and theta is None and layout is None:
         raise InputError(f"{source}: nothing to repair: rows, θ and scaling are those that the weights were trained with")
-    doubts = [
-        findings.theta.determined or theta is not None, findings.layout_sure or layout is not None, findings.scaling_sure,
-    ]  # fmt: skip
-    if not all(doubts):
+    sure = (theta is not None or findings.theta.determined) and (layout is not None or findings.layout_sure) and findings.scaling_sure
+    if not sure or (theta is None and answer["verdict"] == [diagnosis.UNDETERMINED]):
         raise InputError(
             f"{source}: {'; '.join(answer['notes'])}. If you know how it was trained, say so: --theta 500000 --layout half-split; "
             "or give longer text in the model's language: --text FILE"
         )
+    found, says = findings.best.rope.scaling, model.written.new_scaling
     return Cure(
-        theta=theta or _trained_theta(source, model, findings.theta),
-        scaling=findings.best.rope.scaling,
+        theta=_trained_theta(source, model, findings.theta) if theta is None else theta,
+        scaling=says if says in findings.scalings else found,
         layout=layout or findings.best.layout,
     )
 

@@ -38,14 +38,14 @@ def built_in() -> list[str]:
 def read_text(path: Path) -> list[str]:
     try:
         return [Path(path).read_text(encoding="utf-8")]
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
+    except OSError as problem:
+        raise InputError(f"{path} cannot be read: {problem.strerror}") from None
     except UnicodeDecodeError as problem:
         raise InputError(f"{path} is not UTF-8 ({problem.reason} at byte {problem.start}): iconv -f cp949 -t utf-8 may help") from None
 
 
 def make(model: ModelDirectory, tokenizer: Tokenizer, texts: list[str], pairs: int) -> Windows:
-    """`pairs` long windows of running text, taken from the texts in turn, and as many of a passage read twice.
+    """At most `pairs` long windows of running text, taken from the texts in turn, and as many of a passage read twice.
 
     A text that is too short, or a tokenizer whose ids the model does not have, is refused.
     """
@@ -62,12 +62,13 @@ def make(model: ModelDirectory, tokenizer: Tokenizer, texts: list[str], pairs: i
             f"({len(streams) * need * 6:,} bytes will do for most tokenizers)"
         )
     plain, repeated, short = [], [], []
-    for number in range(pairs):
+    # No token twice: what is read again is no new evidence.
+    for number in range(min(pairs, len(streams) * (min(map(len, streams)) // need))):
         # Running text from one language, the passage from the next, further on in their streams each time round.
         here, there = streams[number % len(streams)], streams[(number + 1) % len(streams)]
         turn = number // len(streams)
-        plain.append(_slice(here, turn * need, length))
-        passage = _slice(there, turn * need + length, length // 2)
+        plain.append(here[turn * need :][:length])
+        passage = there[turn * need + length :][: length // 2]
         repeated.append(np.concatenate([passage, passage]))
         short += [plain[-1][:SHORT], passage[:SHORT]] if pairs == 1 else [plain[-1][:MIDDLE]]
     first = _begin(model)
@@ -82,11 +83,6 @@ def _ids(model: ModelDirectory, tokenizer: Tokenizer, text: str) -> np.ndarray:
             f"{model.path}: the tokenizer gives id {ids.max()}, but vocab_size is {model.config.vocab_size}: it is another model's"
         )
     return ids
-
-
-def _slice(stream: np.ndarray, start: int, length: int) -> np.ndarray:
-    start = start % (len(stream) - length + 1)
-    return stream[start : start + length]
 
 
 def _begin(model: ModelDirectory) -> int:
