@@ -180,8 +180,12 @@ def search(model: ModelDirectory, *, text: Path | None = None, say: Callable[[st
     started = time.monotonic()
     own = (s for s in (model.written.old_scaling, model.written.new_scaling) if s is not None)
     scalings = tuple(dict.fromkeys((None, *PUBLISHED_SCALINGS, *(_in_proportion(model) if small else ()), *own)))
-    layout = _find_layout(evidence, model, scalings if small else (None,))
-    best = _simplest(evidence, model, _find_rope(evidence, layout, scalings))
+    # A large model's rows show whatever θ is, and a scaling that is clearly worse by decades of θ is not looked at more closely.
+    ropes = (
+        [Rope(theta=theta, scaling=s) for s in scalings for theta in COMMON_THETAS[:4]] if small else [Rope(theta=t) for t in (1e4, 5e5)]
+    )
+    layout = _find_layout(evidence, model, ropes)
+    best = _simplest(evidence, model, _find_rope(evidence, layout, scalings, thorough=small))
     findings = _weigh(evidence, evidence, model, best, "long" if small else "short")
     if small and not findings.sure:
         # Where a reading costs little, those that are left are compared on up to four times the text.
@@ -215,22 +219,21 @@ def _weigh(first: Evidence, evidence: Evidence, model: ModelDirectory, best: Hyp
 # ── the search ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _find_layout(evidence: Evidence, model: ModelDirectory, scalings: Sequence[Llama3Scaling | None]) -> Layout:
-    """The order of rows under which short text is read best, with the θ and scaling that suit it among a few."""
-    ropes = [Rope(theta=theta, scaling=scaling) for scaling in scalings for theta in COMMON_THETAS[:4]]
+def _find_layout(evidence: Evidence, model: ModelDirectory, ropes: Sequence[Rope]) -> Layout:
+    """The order of rows under which short text is read best, with the one of `ropes` that suits it."""
     tried = [Hypothesis(rope=rope, layout=layout) for layout in layouts.possible(model.config) for rope in ropes]
     evidence.read(tried, on="short", what="order of rows")
     return evidence.best(tried, on="short").layout
 
 
-def _find_rope(evidence: Evidence, layout: Layout, scalings: Sequence[Llama3Scaling | None]) -> Hypothesis:
-    """The best of the best θ under each scaling."""
-    start = 1e5
+def _find_rope(evidence: Evidence, layout: Layout, scalings: Sequence[Llama3Scaling | None], *, thorough: bool) -> Hypothesis:
+    """The best of the best θ under each scaling; no scaling is tried first."""
+    unscaled = None
     for scaling in scalings:
         name = "θ" if scaling is None else f"θ with scaling {scaling.factor:g} from {scaling.original_max_position_embeddings}"
-        best = _walk(evidence, Hypothesis(rope=Rope(theta=start, scaling=scaling), layout=layout), name)
-        if scaling is None:
-            start = best.rope.theta
+        start = Hypothesis(rope=Rope(theta=unscaled.rope.theta if unscaled else 1e5, scaling=scaling), layout=layout)
+        best = _walk(evidence, start, name, rival=None if thorough else unscaled)
+        unscaled = unscaled or best
     return evidence.best(list(evidence.long))
 
 
@@ -241,8 +244,11 @@ def _simplest(evidence: Evidence, model: ModelDirectory, best: Hypothesis) -> Hy
     return evidence.best([h for h in evidence.long if h.layout == best.layout and h.rope.scaling is None])
 
 
-def _walk(evidence: Evidence, start: Hypothesis, what: str) -> Hypothesis:
-    """Downhill in θ: by decades until both neighbours are worse, then by half the step as long as the bowl is sharp."""
+def _walk(evidence: Evidence, start: Hypothesis, what: str, rival: Hypothesis | None = None) -> Hypothesis:
+    """Downhill in θ: by decades until both neighbours are worse, then by half the step as long as the bowl is sharp.
+
+    Given up after the decades if `rival` is read better beyond doubt.
+    """
     best, step = start, DECADE
     while True:
         while True:
@@ -253,7 +259,7 @@ def _walk(evidence: Evidence, start: Hypothesis, what: str) -> Hypothesis:
                 break
             best = better
         sharp = all(evidence.excess(h, best)[1] > SHARP for h in around if h != best)
-        if (step < DECADE and not sharp) or step == 1:
+        if (step < DECADE and not sharp) or step == 1 or (rival and evidence.beaten(best, rival)):
             return best
         step //= 2
 
@@ -407,7 +413,7 @@ def _faults(model: ModelDirectory, findings: Findings) -> list[str] | None:
 
 
 def _say_cost(model: ModelDirectory, texts: windows.Windows, parameters: int, say) -> None:
-    tokens = texts.short[:, 1:].size * len(layouts.possible(model.config)) * 4 + texts.long[:, 1:].size * 18
+    tokens = texts.short[:, 1:].size * len(layouts.possible(model.config)) * 3 + texts.long[:, 1:].size * 13
     work, largest = 2 * parameters * tokens, max(math.prod(info.shape) for info in model.tensors.info.values())
     minutes = work / flops_per_second() / 60
     time_needed = f"{minutes:,.0f} minutes" if minutes > 1 else "less than a minute"
