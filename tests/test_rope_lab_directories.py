@@ -154,7 +154,6 @@ WITHIN_SCALING = {"rope_theta": ..., "rope_scaling": {"rope_theta": 5e5} | TRAIN
     (WITHIN_SCALING, "wrong-theta", {"rope_scaling": {"rope_theta": 1e4} | TRAINED_BLOCK}),
     (WITHIN_SCALING, "theta-missing", {"rope_scaling": TRAINED_BLOCK}),
     (WITHIN_SCALING, "missing-scaling", {"rope_scaling": {"rope_theta": 5e5, "rope_type": "default"}}),
-    (WITHIN_SCALING, "theta-missing-for-old-readers", {"rope_parameters": {"rope_theta": 5e5} | TRAINED_BLOCK}),
 ])  # fmt: skip
 def test_a_config_in_one_style_gets_the_one_fault_alone(sound, tmp_path, style, fault, expected):
     broken(edited(sound, tmp_path / "model", **style), tmp_path / "out", [fault], say=quiet)
@@ -331,6 +330,7 @@ NO_THETA = {"rope_theta": ..., "rope_parameters": ...}
     (NO_THETA, "theta-missing", "readers find no θ already"),
     (NO_THETA, "theta-missing-for-old-readers", "readers find no θ already"),
     (NEW_STYLE, "theta-missing-for-old-readers", "old readers find none already"),
+    (WITHIN_SCALING, "theta-missing-for-old-readers", "old readers find none already"),
     ({"rope_theta": 1e4}, "q-permuted", r"rope_theta is 10000\.0, but rope_parameters\.rope_theta is 500000\.0: .*repair it first"),
     ({"rope_scaling": TRAINED_BLOCK}, "spurious-scaling", "has a frequency scaling"),
 ])  # fmt: skip
