@@ -68,7 +68,7 @@ def text(random: np.random.Generator, length: int) -> tuple[str, np.ndarray]:
 def _train(config: LlamaConfig, tokenizer: tokenizers.Tokenizer, steps: int, random: np.random.Generator, say) -> tuple[dict, float]:
     """Parameters, and the last step's loss of the copies in nats."""
     parameters = llama.init(config, jax.random.key(0))
-    schedule = optax.warmup_cosine_decay_schedule(0.0, PEAK_RATE, 30, steps, PEAK_RATE / 10)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, PEAK_RATE, min(30, steps // 4), steps, PEAK_RATE / 10)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.0))
 
     def loss(parameters, tokens, copied):
