@@ -57,7 +57,7 @@ def merge(
                 squares["vector"] += float(np.vdot(vector, vector))
                 squares["target"] += float(np.vdot(t, t))
                 bar.update(t.size)
-                summed = _sum(_part_of(name), t, b, c, scale, parts, special, first_row=rows.start)
+                summed = _sum(hf_weights.part_of(name), t, b, c, scale, parts, special, first_row=rows.start)
                 yield summed.astype(models["target"].info[name].dtype)
 
         entries = ((name, i.dtype, i.shape, lambda n=name: content(n)) for name, i in models["target"].info.items())
@@ -86,7 +86,9 @@ def add(target: dict, base: dict, chat: dict, *, scale: float, parts: VectorScal
     """
 
     def one(path, t, b, c):
-        return _sum(_part_of(".".join(key.key for key in path)), *(np.asarray(x, np.float32) for x in (t, b, c)), scale, parts, special)
+        return _sum(
+            hf_weights.part_of(".".join(key.key for key in path)), *(np.asarray(x, np.float32) for x in (t, b, c)), scale, parts, special
+        )
 
     return jax.tree_util.tree_map_with_path(one, target, base, chat)
 
@@ -114,14 +116,6 @@ def special_rows(chat: Path, parts: VectorScale) -> np.ndarray:
         return np.array([], np.int64)
     special = tokenizers.load(chat).special
     return np.array(sorted(number for token, number in special.items() if token not in (tokenizers.BEGIN, tokenizers.END)), np.int64)
-
-
-def _part_of(name: str) -> str:
-    """The field of VectorScale that a tensor belongs to."""
-    for part, marks in hf_weights.PARTS.items():
-        if any(mark in name for mark in marks):
-            return part
-    raise InputError(f"tensor {name} belongs to no part of a Llama: attention, mlp, norm or embed")
 
 
 def _sum(part: str, t, b, c, scale: float, parts: VectorScale, special: np.ndarray, first_row: int = 0) -> np.ndarray:

@@ -164,6 +164,14 @@ class TensorInfo:
     dtype: np.dtype
 
 
+def part_of(name: str) -> str:
+    """The key of PARTS that a tensor belongs to."""
+    for part, marks in PARTS.items():
+        if any(mark in name for mark in marks):
+            return part
+    raise InputError(f"tensor {name} belongs to no part of a Llama: attention, mlp, norm or embed")
+
+
 class Tensors:
     """The tensors of a directory: one model.safetensors or shards with an index. Nothing is read before asked."""
 

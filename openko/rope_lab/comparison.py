@@ -161,8 +161,7 @@ def _candidates(config: LlamaConfig, projection: str) -> list[tuple[np.ndarray, 
     Pairs that end at the sound order come first, then those that begin there: an upload said to be fixed is tried as such.
     """
     found = {}
-    known = [name for name in layouts.OF_K if name != layouts.HEAD_COUNT or layouts.why_no_head_count(config) is None]
-    known = layouts.OF_Q if projection == "q" else known
+    known = layouts.names(config, projection)
     for old in known:
         for new in known:
             index = np.argsort(layouts.order(config, projection, old))[layouts.order(config, projection, new)]
@@ -176,7 +175,7 @@ def _relative_change(before: ModelDirectory, after: ModelDirectory, names: list[
     """‖new − old‖ / ‖old‖, fp64, by kind of module; rows that were only moved count as unchanged."""
     change, size = dict.fromkeys(hf_weights.PARTS, 0.0), dict.fromkeys(hf_weights.PARTS, 0.0)
     for number, name in enumerate(names):
-        kind = next(kind for kind, marks in hf_weights.PARTS.items() if any(mark in name for mark in marks))
+        kind = hf_weights.part_of(name)
         for old, new in _chunks(before, after, name):
             old = old.astype(np.float64)
             size[kind] += float(np.vdot(old, old))

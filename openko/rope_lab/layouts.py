@@ -58,12 +58,17 @@ def why_no_head_count(config: LlamaConfig) -> str | None:
     return None
 
 
+def names(config: LlamaConfig, projection: str) -> list[str]:
+    """The layouts that "q" or "k" of this shape can have, the sound one first."""
+    known = OF_Q if projection == "q" else OF_K
+    return [name for name in known if name != HEAD_COUNT or why_no_head_count(config) is None]
+
+
 def possible(config: LlamaConfig) -> list[Layout]:
     """Every layout that rows of this shape can have; those that are the same order of rows only once, the sound one first."""
-    keys = [name for name in OF_K if name != HEAD_COUNT or why_no_head_count(config) is None]
     found = {}
-    for q in OF_Q:
-        for k in keys:
+    for q in names(config, "q"):
+        for k in names(config, "k"):
             rows = (order(config, "q", q).tobytes(), order(config, "k", k).tobytes())
             found.setdefault(rows, Layout(q=q, k=k))
     return list(found.values())
