@@ -17,6 +17,8 @@ else
 endif
 
 export PYTHONDONTWRITEBYTECODE := 1
+# Most tests keep one core busy. The tests of a file stay together, for they share what they build.
+TWO_AT_ONCE := -n 2 --dist loadfile
 SMOKE := JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 OPENKO_PROFILE=smoke OPENKO_OUT=runs/smoke
 
 .PHONY: run test test-slow test-floor figures clean
@@ -26,7 +28,7 @@ run: $(INSTALLED_LAPTOP)
 
 test: $(INSTALLED_DEV)
 	$(BIN)python -m ruff check --quiet openko tests benchmarks
-	$(BIN)python -m pytest -q -m "not slow" tests
+	$(BIN)python -m pytest -q $(TWO_AT_ONCE) -m "not slow" tests
 	rm -rf runs/smoke
 	$(SMOKE) $(BIN)python -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout=300 -p no:cacheprovider notebooks
 
@@ -36,7 +38,7 @@ test-slow: $(INSTALLED_DEV)
 # The oldest versions that we support: those of Colab's TPU image (August 2026).
 FLOOR := jax==0.7.2 flax==0.11.2 optax==0.2.8 orbax-checkpoint==0.12.4 transformers==5.15.0
 test-floor: .venv-floor/.installed
-	.venv-floor/bin/python -m pytest -q -m "not slow" tests
+	.venv-floor/bin/python -m pytest -q $(TWO_AT_ONCE) -m "not slow" tests
 
 figures: $(INSTALLED_LAPTOP)
 	$(BIN)openko figures --from runs/laptop
@@ -58,7 +60,7 @@ figures: $(INSTALLED_LAPTOP)
 .venv-floor/.installed: pyproject.toml Makefile
 	test -x .venv-floor/bin/python || $(PYTHON) -m venv .venv-floor
 	.venv-floor/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	.venv-floor/bin/python -m pip install --quiet --disable-pip-version-check -e ".[laptop,tensorboard]" pytest $(FLOOR)
+	.venv-floor/bin/python -m pip install --quiet --disable-pip-version-check -e ".[laptop,tensorboard]" pytest pytest-xdist $(FLOOR)
 	touch $@
 
 clean:

@@ -2,8 +2,8 @@
 
 Every implementation takes q [batch, seq, heads, head_dim], k and v [batch, seq, kv_heads, head_dim] and
 segment_ids [batch, seq] (int32, one number per packed document), and returns [batch, seq, heads, head_dim].
-A token sees itself and the earlier tokens of its own document. `reference` takes any mask and also serves
-decoding with a key-value cache.
+A token sees itself and the earlier tokens of its own document. `reference` takes any mask; `cached` reads a key-value
+cache while decoding.
 """
 
 import functools
@@ -35,6 +35,27 @@ def reference(q, k, v, mask):
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     out = jnp.einsum("bkgst,btkh->bskgh", weights, v)
     return out.reshape(batch, seq, heads, head_dim)
+
+
+def cached(q, keys, values, mask):
+    """`reference` over a key-value cache, laid out so that both products read it in order.
+
+    q [batch, seq, heads, head_dim]; keys [batch, kv_heads, head_dim, slots]; values [batch, kv_heads, slots, head_dim];
+    mask bool, broadcast to [batch, seq, slots]. Returns [batch, seq, heads, head_dim] in q's dtype.
+    """
+    batch, seq, heads, head_dim = q.shape
+    kv_heads, slots = keys.shape[1], keys.shape[-1]
+    # All queries that share a key head are the rows of one matrix, so that both products are plain ones.
+    rows = q.reshape(batch, seq, kv_heads, heads // kv_heads, head_dim).swapaxes(1, 2).reshape(batch, kv_heads, -1, head_dim)
+    scores = jnp.matmul(rows.astype(keys.dtype), keys, preferred_element_type=jnp.float32) * (head_dim**-0.5)
+    scores = scores.reshape(batch, kv_heads, seq, -1, slots)
+    scores = jnp.where(mask[:, None, :, None], scores, jnp.finfo(jnp.float32).min)
+    # The softmax's division waits until after the product with the values, where there is far less to divide.
+    weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    out = jnp.matmul(weights.astype(values.dtype).reshape(batch, kv_heads, -1, slots), values, preferred_element_type=jnp.float32)
+    out = out.reshape(batch, kv_heads, seq, -1, head_dim) / total
+    return out.swapaxes(1, 2).reshape(batch, seq, heads, head_dim).astype(q.dtype)
 
 
 def document_mask(segment_ids, rows=slice(None), columns=slice(None)):

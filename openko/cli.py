@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -161,20 +162,89 @@ def merge(
     target: Annotated[Path, typer.Option(help="model that receives the vector")],
     base: Annotated[Path, typer.Option(help="what the chat model was tuned from")],
     chat: Annotated[Path, typer.Option(help="the chat model")],
-    out: Annotated[Path, typer.Option(help="model directory to write")],
-    scale: Annotated[float, typer.Option(help="λ")] = 1.0,
-    part: Annotated[
-        list[str], typer.Option(metavar="NAME=SHARE", help="share of λ for attention, mlp, norm or embed; may be repeated")
-    ] = (),
-    special_tokens: Annotated[str, typer.Option(help="rows of special tokens: merge, or transplant the chat model's")] = "merge",
+    out: Annotated[Path | None, typer.Option(help="model directory to write; required but for --dry-run")] = None,
+    scale: Annotated[
+        list[str], typer.Option(metavar="λ | NAME=λ", help="of every part, or of attention, mlp, norm or embed; may be repeated")
+    ] = ("1",),
+    special_tokens: Annotated[
+        str, typer.Option(help="rows of the chat format's tokens: merge as the rest, transplant the chat model's, keep the target's")
+    ] = "merge",
+    method: Annotated[str, typer.Option(help="add; or damped, which spares weights that the target's training moved most")] = "add",
+    shard_size: Annotated[str, typer.Option(metavar="BYTES", help="of a file of weights, such as 500MB")] = "5GB",
+    workers: Annotated[int | None, typer.Option(min=1, help="threads; one a core by default, 8 at most")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="measure the vector by layer and write nothing")] = False,
     as_json: AsJson = False,
 ):
-    """target + λ (chat − base), streamed."""
-    from openko.chat_vector import merge, parts_from
+    """target + λ (chat − base), streamed; run again after a crash, it goes on."""
+    from openko import chat_vector, hf_weights
 
-    parts = parts_from(part, special_tokens)
-    made = merge(out, target=target, base=base, chat=chat, scale=scale, parts=parts, say=_to_stderr)
-    _print_record({"out": str(out), **made.facts}, as_json)
+    if out is None and not dry_run:
+        raise InputError("--out is missing: the model directory to write (or --dry-run, which writes none)")
+    settings = {
+        "target": target, "base": base, "chat": chat, "parts": chat_vector.parts_from(scale, special_tokens), "method": method,
+        "shard_bytes": hf_weights.bytes_from(shard_size), "workers": workers, "say": _to_stderr,
+    }  # fmt: skip
+    if dry_run:
+        _print_survey(chat_vector.survey(**settings), as_json)
+        return
+    facts = chat_vector.merge(out, **settings).facts
+    _print_record({"out": str(out)} | {k: v for k, v in facts.items() if as_json or not isinstance(v, dict | list)}, as_json)
+
+
+def _print_survey(found: dict, as_json: bool) -> None:
+    """The norms of a chat vector: a row for each layer, |chat − base| / |base| and |chat − base| for each part in it."""
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+        return
+    parts = ("attention", "mlp", "norm", "embed")
+    rows = {row["place"]: {"": row["place"]} | dict.fromkeys(parts, "") for row in found["norms"]}
+    for row in found["norms"]:
+        ratio = row["vector"] / row["base"] if row["base"] else math.nan
+        rows[row["place"]][row["part"]] = "kept" if row["vector"] is None else f"{ratio:.4f} ({row['vector']:.4g})"
+    _print_rows(list(rows.values()), as_json)
+    print("\n|chat − base| / |base|, and in brackets |chat − base|, by layer and part of the model\n")
+    files = {f"would write {name}": f"{size:,} bytes" for name, size in found["files"].items()}
+    norms = {"|chat − base|": found["vector_norm"], "|target|": found["target_norm"]}
+    _print_record(norms | files | {"in all": f"{found['bytes']:,} bytes"}, as_json)
+
+
+@app.command()
+def sweep(
+    target: Annotated[Path, typer.Option(help="model that receives the vector")],
+    base: Annotated[Path, typer.Option(help="what the chat model was tuned from")],
+    chat: Annotated[Path, typer.Option(help="the chat model")],
+    text: Annotated[list[str], typer.Option(metavar="NAME=FILE", help="text or .jsonl for bits per byte, such as ko=heldout.txt")],
+    out: Annotated[Path | None, typer.Option(help="directory for sweep.json and the picture curve.png")] = None,
+    scale: Annotated[list[float], typer.Option(help="λ; may be repeated")] = (0.0, 0.5, 0.7, 1.0, 1.3),
+    part: Annotated[list[str], typer.Option(metavar="NAME=SHARE", help="share of λ for attention, mlp, norm or embed")] = (),
+    special_tokens: Annotated[str, typer.Option(help="as in merge: merge, transplant or keep")] = "merge",
+    method: Annotated[str, typer.Option(help="as in merge: add or damped")] = "add",
+    context: Annotated[int, typer.Option(min=2, help="tokens seen at once")] = 256,
+    packages: Annotated[Path, typer.Option(help="where the Hangul font lies")] = Path("runs/laptop/packages"),
+    as_json: AsJson = False,
+):
+    """Many λ without writing a model: Korean and English bits per byte, and ended turns."""
+    from dataclasses import asdict
+
+    from openko import chat_vector, figures, manifest
+    from openko.evaluation import sweep
+
+    points = sweep.sweep(
+        scale, target=target, base=base, chat=chat, texts=_texts(text), parts=chat_vector.parts_from(part, special_tokens), method=method,
+        context=context, say=_to_stderr,
+    )  # fmt: skip
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        manifest.write_json(out / "sweep.json", [asdict(point) for point in points])
+        figures.save(out, "curve", sweep.figure(points), packages=packages)
+    if as_json:
+        print(json.dumps([asdict(point) for point in points]))
+        return
+    _print_rows([
+        {"λ": point.scale} | {f"{name} bits/byte": f"{bits:.3f}" for name, bits in point.bits_per_byte.items()}
+        | {f"{name} ended": f"{share:.0%}" for name, share in point.ended_turns.items()}
+        for point in points
+    ], as_json)  # fmt: skip
 
 
 @app.command()
@@ -194,15 +264,65 @@ def sample(
 
     from openko.sampling import Sampler
 
-    temperature = 0.0 if greedy else temperature
-    answers = Sampler(directory).answer(
-        prompt, system=system, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed
-    )
+    how = {"temperature": 0.0 if greedy else temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed}
+    sampler = Sampler(directory, say=_to_stderr)
     if as_json:
-        print(json.dumps([asdict(a) for a in answers], ensure_ascii=False))
+        print(json.dumps([asdict(a) for a in sampler.answer(prompt, system=system, **how)], ensure_ascii=False))
+    elif len(prompt) == 1:  # one answer is shown while it comes
+        print(f"> {prompt[0]}")
+        found = sampler.reply(_turns(system, prompt[0]), _show, **how)
+        print(f"\n[{found.tokens} tokens, ended by {found.stop}]")
     else:
-        for a in answers:
+        for a in sampler.answer(prompt, system=system, **how):
             print(f"> {a.prompt}\n{a.text}\n[{a.tokens} tokens, ended by {a.stop}]\n")
+
+
+@app.command()
+def chat(
+    directory: Annotated[Path, typer.Argument(metavar="HF_DIR")],
+    system: Annotated[str | None, typer.Option(help="the system turn; none by default")] = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="always the most probable token")] = False,
+    temperature: float = 1.0,
+    top_p: float = 0.9,
+    max_new_tokens: int = 512,
+    seed: int = 0,
+):
+    """Talk with a model. /clear forgets what was said, /bye or the end of input leaves, Ctrl-C stops an answer."""
+    from openko.sampling import Conversation, Sampler
+
+    sampler = Sampler(directory, say=_to_stderr)
+    talk = Conversation(
+        sampler, system=system, temperature=0.0 if greedy else temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed
+    )
+    _to_stderr(f"{directory}: /clear forgets what was said, /bye leaves, Ctrl-C stops an answer")
+    while (line := _read_turn()) not in (None, "/bye"):
+        if line == "/clear":
+            talk.clear()
+        elif line:
+            try:
+                found = talk.ask(line, _show, say=_to_stderr)
+            except KeyboardInterrupt:
+                _to_stderr("\n(stopped; this turn is not kept)")
+            except InputError as problem:  # a question that is too long must not end the conversation
+                _to_stderr(str(problem))
+            else:
+                print("" if found.stop != "length" else f"\n[stopped after {found.tokens} tokens, the limit]")
+
+
+def _read_turn() -> str | None:
+    """A line of the person's; None at the end of input."""
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except (EOFError, KeyboardInterrupt):
+        return None
+
+
+def _turns(system: str | None, text: str) -> list[dict]:
+    return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": text}]
+
+
+def _show(text: str) -> None:
+    print(text, end="", flush=True)
 
 
 @app.command(name="bits-per-byte")

@@ -3,6 +3,8 @@
 The only public model format of openko. Import and export carry every field of config.json; a field that we do not
 know is refused, for a field that is silently dropped is how RoPE goes wrong. θ is written under both names:
 `rope_theta` (read by transformers 4) and `rope_parameters` (read by transformers 5).
+
+jax is imported where parameters are made or written: who only moves weights from file to file does not wait for it.
 """
 
 import json
@@ -13,13 +15,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import jax
 import ml_dtypes
 import numpy as np
 import safetensors
-from jax.experimental import multihost_utils
 
-from openko import llama
 from openko.errors import InputError
 from openko.profiles import LlamaConfig
 from openko.rope import Llama3Scaling, Rope
@@ -157,11 +156,21 @@ def config_to_hf(config: LlamaConfig, carried: dict | None = None) -> dict:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies and what it is."""
+    """Where a tensor lies, from byte `start` of its file on, and what it is."""
 
     file: Path
     shape: tuple[int, ...]
     dtype: np.dtype
+    start: int
+
+    @property
+    def size(self) -> int:
+        """Numbers in it."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return self.size * self.dtype.itemsize
 
 
 def part_of(name: str) -> str:
@@ -182,16 +191,11 @@ class Tensors:
         self.info: dict[str, TensorInfo] = {}
         self._open = {}
         for path in self._files():
-            try:
-                handle = safetensors.safe_open(path, "numpy")
-            except Exception as problem:  # SafetensorError, OSError: a cut or foreign file
-                raise InputError(f"{path} cannot be read as safetensors ({problem}): is the download complete?") from problem
-            self._open[path] = handle
-            for name in handle.keys():  # noqa: SIM118 (not a dict)
-                piece = handle.get_slice(name)
-                if piece.get_dtype() not in DTYPES:
-                    raise InputError(f"{path}: tensor {name} has dtype {piece.get_dtype()}; openko reads {', '.join(DTYPES)}")
-                self.info[name] = TensorInfo(path, tuple(piece.get_shape()), DTYPES[piece.get_dtype()])
+            start, fields = header(path)
+            for name, field in fields.items():
+                if field["dtype"] not in DTYPES:
+                    raise InputError(f"{path}: tensor {name} has dtype {field['dtype']}; openko reads {', '.join(DTYPES)}")
+                self.info[name] = TensorInfo(path, tuple(field["shape"]), DTYPES[field["dtype"]], start + field["data_offsets"][0])
 
     def _files(self) -> list[Path]:
         index, single = self.directory / INDEX, self.directory / "model.safetensors"
@@ -210,19 +214,66 @@ class Tensors:
 
     def read(self, name: str, index=slice(None)) -> np.ndarray:
         """A tensor or a part of it, in its own dtype; only that part is read from disk."""
-        return self._open[self.info[name].file].get_slice(name)[index]
+        file = self.info[name].file
+        if file not in self._open:
+            self._open[file] = safetensors.safe_open(file, "numpy")
+        return self._open[file].get_slice(name)[index]
+
+
+def header(path: Path) -> tuple[int, dict]:
+    """Where the data of a safetensors file begins, in bytes, and its tensors: {name: {"dtype", "shape", "data_offsets"}}.
+
+    The offsets [begin, end] count from there. A file that is shorter than its header says is refused.
+    """
+    size = path.stat().st_size
+    try:
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if 8 + length > size:
+                raise ValueError(f"its header ends at byte {8 + length:,}, and the file has {size:,} bytes")
+            fields = json.loads(file.read(length))
+        fields.pop("__metadata__", None)
+        end = 8 + length + max((field["data_offsets"][1] for field in fields.values()), default=0)
+        if end > size:
+            raise ValueError(f"by its header it has {end:,} bytes, and there are {size:,}")
+        for name, field in fields.items():
+            begin, end = field["data_offsets"]
+            if field["dtype"] in DTYPES and end - begin != math.prod(field["shape"]) * DTYPES[field["dtype"]].itemsize:
+                raise ValueError(f"{end - begin:,} bytes for tensor {name}, {field['dtype']} {field['shape']}")
+    except (struct.error, ValueError, KeyError, AttributeError, TypeError) as problem:
+        raise InputError(f"{path} cannot be read as safetensors ({problem}): is the download complete?") from problem
+    return 8 + length, fields
 
 
 def tensor_names(config: LlamaConfig) -> dict[tuple[str, ...], str]:
     """Path in our tree -> Hugging Face name; `{}` stands for the layer number of a stacked weight."""
     names = {}
-    for path in jax.tree_util.tree_flatten_with_path(llama.abstract(config))[0]:
-        keys = tuple(k.key for k in path[0])
+    for keys in tensor_shapes(config):
         if keys[0] == "layers":
             names[keys] = "model.layers.{}." + ".".join(keys[1:]) + ".weight"
         else:
             names[keys] = "lm_head.weight" if keys == ("lm_head",) else f"model.{keys[0]}.weight"
     return names
+
+
+def tensor_shapes(config: LlamaConfig) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """Path in our tree -> shape, of one layer where the weight is stacked; the shapes of openko.llama.abstract, without jax."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    in_layer = {
+        "input_layernorm": (hidden,),
+        "mlp.down_proj": (hidden, inner), "mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden),
+        "post_attention_layernorm": (hidden,),
+        "self_attn.k_proj": (keys, hidden), "self_attn.o_proj": (hidden, queries), "self_attn.q_proj": (queries, hidden),
+        "self_attn.v_proj": (keys, hidden),
+    }  # fmt: skip
+    ends = {} if config.tie_word_embeddings else {("lm_head",): (config.vocab_size, hidden)}
+    return (
+        {("embed_tokens",): (config.vocab_size, hidden)}
+        | {("layers", *name.split(".")): shape for name, shape in in_layer.items()}
+        | ends
+        | {("norm",): (hidden,)}
+    )
 
 
 def load(directory: Path, *, shardings=None, rope: Rope | None = None) -> tuple[LlamaConfig, dict]:
@@ -231,6 +282,10 @@ def load(directory: Path, *, shardings=None, rope: Rope | None = None) -> tuple[
     shardings: a tree like the parameters; each process then reads only the slices of its own devices. Without it
     the arrays lie on the default device.
     """
+    import jax
+
+    from openko import llama
+
     config, _ = read_config(directory, rope)
     tensors = Tensors(directory)
     check_tensors(tensors, config)
@@ -254,8 +309,8 @@ def load(directory: Path, *, shardings=None, rope: Rope | None = None) -> tuple[
     return config, jax.tree_util.tree_map_with_path(place, wanted, shardings)
 
 
-def check_tensors(tensors: Tensors, config: LlamaConfig) -> None:
-    """Every tensor there, none unknown, each of the shape that config.json implies."""
+def check_tensors(tensors: Tensors, config: LlamaConfig) -> list[str]:
+    """Every tensor there, none unknown, each of the shape that config.json implies. The names, in the order of the model."""
     expected = {name: shape for _, name, shape in _each(config)}
     for name, shape in expected.items():
         if name not in tensors.info:
@@ -266,23 +321,23 @@ def check_tensors(tensors: Tensors, config: LlamaConfig) -> None:
     # Old Llama exports carry the inverse frequencies, which readers compute from θ; tied ones may repeat the embedding.
     extra = {n for n in tensors.info if n not in expected and not re.fullmatch(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", n)}
     if extra == {"lm_head.weight"} and config.tie_word_embeddings:
-        if np.array_equal(tensors.read("lm_head.weight"), tensors.read("model.embed_tokens.weight")):
-            return
+        rows = [slice(start, min(start + 4096, config.vocab_size)) for start in range(0, config.vocab_size, 4096)]
+        if all(np.array_equal(tensors.read("lm_head.weight", some), tensors.read("model.embed_tokens.weight", some)) for some in rows):
+            return list(expected)
         raise InputError(f"{tensors.directory}: lm_head.weight differs from the embedding, but tie_word_embeddings is true")
     if extra:
         raise InputError(f"{tensors.directory}: unknown tensor {', '.join(sorted(extra)[:5])}: this is not a plain Llama")
+    return list(expected)
 
 
 def _each(config: LlamaConfig) -> Iterator[tuple[tuple, str, tuple[int, ...]]]:
     """(path and layer, Hugging Face name, shape) of every tensor, in the order of the model."""
-    shapes = dict(jax.tree_util.tree_flatten_with_path(llama.abstract(config))[0])
-    shapes = {tuple(k.key for k in path): leaf.shape for path, leaf in shapes.items()}
-    names = tensor_names(config)
+    names, shapes = tensor_names(config), tensor_shapes(config)
     yield (("embed_tokens",), None), names[("embed_tokens",)], shapes[("embed_tokens",)]
     for layer in range(config.num_hidden_layers):
         for path, name in names.items():
             if path[0] == "layers":
-                yield (path, layer), name.format(layer), shapes[path][1:]
+                yield (path, layer), name.format(layer), shapes[path]
     for path in (("norm",), ("lm_head",)):
         if path in names:
             yield (path, None), names[path], shapes[path]
@@ -315,6 +370,9 @@ def _on_host(parameters: dict, path: tuple[str, ...], layer: int | None) -> np.n
     for key in path:
         leaf = leaf[key]
     leaf = leaf if layer is None else leaf[layer]
+    import jax
+    from jax.experimental import multihost_utils
+
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         leaf = multihost_utils.process_allgather(leaf, tiled=True)
     return np.asarray(leaf)
@@ -333,45 +391,82 @@ def write_configs(directory: Path, config: LlamaConfig, carried: dict) -> None:
         raise InputError(f"{directory}/config.json says {written}, but the weights are turned by {config.rope}: not exported")
 
 
+@dataclass(frozen=True)
+class PlannedFile:
+    """A safetensors file before its weights: the bytes of its header, then each of `tensors` at its `start`, without gaps."""
+
+    path: Path
+    header: bytes
+    tensors: dict[str, TensorInfo]
+
+    @property
+    def bytes(self) -> int:
+        return len(self.header) + sum(info.bytes for info in self.tensors.values())
+
+
+def plan_files(directory: Path, tensors: Iterable[tuple[str, np.dtype, tuple[int, ...]]], *, shard_bytes: int) -> list[PlannedFile]:
+    """The safetensors files for (name, dtype, shape)s in their order, of at most `shard_bytes` each (one tensor at least)."""
+    shards, size = [[]], 0
+    for name, dtype, shape in tensors:
+        length = math.prod(shape) * dtype.itemsize
+        if shards[-1] and size + length > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append((name, dtype, shape, length))
+        size += length
+    names = ["model.safetensors"]
+    if len(shards) > 1:
+        names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    return [_planned(directory / name, shard) for name, shard in zip(names, shards, strict=True)]
+
+
+def _planned(path: Path, entries: list[tuple]) -> PlannedFile:
+    codes = {dtype: code for code, dtype in DTYPES.items()}
+    fields, offset = {"__metadata__": {"format": "pt"}}, 0
+    for name, dtype, shape, length in entries:
+        fields[name] = {"dtype": codes[dtype], "shape": list(shape), "data_offsets": [offset, offset + length]}
+        offset += length
+    text = json.dumps(fields).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes
+    start = 8 + len(text)
+    infos = {name: TensorInfo(path, tuple(shape), dtype, start + fields[name]["data_offsets"][0]) for name, dtype, shape, _ in entries}
+    return PlannedFile(path, struct.pack("<Q", len(text)) + text, infos)
+
+
+def bytes_from(text: str) -> int:
+    """ "5GB" -> 5,000,000,000, as transformers' max_shard_size: kB, MB, GB, TB are powers of ten, KiB to TiB of two."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    size = int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2] or " ")) if found else 0
+    if size < 1:
+        raise InputError(f"{text!r} is not a number of bytes: write 5GB or 500MB")
+    return size
+
+
+def write_index(directory: Path, files: list[PlannedFile]) -> None:
+    """The index that readers need where there are several files."""
+    if len(files) > 1:
+        weight_map = {name: file.path.name for file in files for name in file.tensors}
+        total = sum(info.bytes for file in files for info in file.tensors.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
 def write_tensors(directory: Path, tensors: Iterable, *, shard_bytes: int) -> None:
     """safetensors files of at most `shard_bytes` (one tensor at least), with an index when there are several.
 
     tensors: (name, dtype, shape, function that yields the content in consecutive pieces). Streaming: a shard's
     header needs only names and shapes, so the content is asked for piece by piece.
     """
-    shards, size = [[]], 0
-    for entry in tensors:
-        length = math.prod(entry[2]) * entry[1].itemsize
-        if shards[-1] and size + length > shard_bytes:
-            shards.append([])
-            size = 0
-        shards[-1].append((*entry, length))
-        size += length
-    names = (
-        ["model.safetensors"] if len(shards) == 1 else [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-    )
-    for name, shard in zip(names, shards, strict=True):
-        _write_shard(directory / name, shard)
-    if len(shards) > 1:
-        weight_map = {entry[0]: name for name, shard in zip(names, shards, strict=True) for entry in shard}
-        total = sum(entry[-1] for shard in shards for entry in shard)
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def _write_shard(path: Path, entries: list) -> None:
-    codes = {dtype: code for code, dtype in DTYPES.items()}
-    header, offset = {"__metadata__": {"format": "pt"}}, 0
-    for name, dtype, shape, _, length in entries:
-        header[name] = {"dtype": codes[dtype], "shape": list(shape), "data_offsets": [offset, offset + length]}
-        offset += length
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name, dtype, _, content, length in entries:
-            written = 0
-            for piece in content():
-                written += file.write(np.ascontiguousarray(piece, dtype).view(np.uint8).reshape(-1).data)
-            if written != length:
-                raise ValueError(f"{name}: {written} bytes came for a tensor of {length}")
+    tensors = list(tensors)
+    contents = {name: content for name, *_, content in tensors}
+    files = plan_files(directory, [entry[:3] for entry in tensors], shard_bytes=shard_bytes)
+    for planned in files:
+        with open(planned.path, "wb") as file:
+            file.write(planned.header)
+            for name, info in planned.tensors.items():
+                written = 0
+                for piece in contents[name]():
+                    written += file.write(np.ascontiguousarray(piece, info.dtype).view(np.uint8).reshape(-1).data)
+                if written != info.bytes:
+                    raise ValueError(f"{name}: {written} bytes came for a tensor of {info.bytes}")
+    write_index(directory, files)

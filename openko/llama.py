@@ -10,9 +10,7 @@ is a copy. The layers are stacked: each weight of a layer has a leading axis of 
     logits = model.logits(hidden)                           # [batch, seq, vocab_size], fp32
 """
 
-import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,23 +51,6 @@ LOGICAL_AXES = {
 }
 
 
-class KVCache(NamedTuple):
-    """Keys and values of the tokens so far, of static shape, filled from the left.
-
-    Rows of unequal length are padded on the left: row b's text begins at slot start[b].
-    """
-
-    keys: Float[Array, "layers batch slots kv_heads head_dim"]
-    values: Float[Array, "layers batch slots kv_heads head_dim"]
-    start: Int[Array, " batch"]
-    length: Int[Array, ""]
-
-    @classmethod
-    def empty(cls, config: LlamaConfig, start: Int[Array, " batch"], slots: int, dtype) -> "KVCache":
-        shape = (config.num_hidden_layers, len(start), slots, config.num_key_value_heads, config.head_dim)
-        return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), start, jnp.zeros((), jnp.int32))
-
-
 def rms_norm(x: Float[Array, "... hidden"], weight: Float[Array, " hidden"], eps: float):
     """Root-mean-square norm; the mean of squares in fp32, where bf16 keeps only 8 bits of it."""
     wide = x.astype(jnp.float32)
@@ -79,7 +60,12 @@ def rms_norm(x: Float[Array, "... hidden"], weight: Float[Array, " hidden"], eps
 
 def rotate(x: Float[Array, "batch seq heads head_dim"], angles: Float[Array, "batch seq half"], rope: Rope):
     """Turn each pair of elements of every head by its angle; in fp32, returned in x's dtype."""
-    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+    return turn(x, jnp.cos(angles), jnp.sin(angles), rope)
+
+
+def turn(x: Float[Array, "batch seq heads head_dim"], cos: Float[Array, "batch seq half"], sin: Float[Array, "batch seq half"], rope: Rope):
+    """`rotate` where cosines and sines are known already."""
+    cos, sin = cos[:, :, None], sin[:, :, None]
     wide = x.astype(jnp.float32)
     if rope.layout == "half-split":
         first, second = jnp.split(wide, 2, axis=-1)
@@ -105,13 +91,12 @@ class Attention(nnx.Module):
         self.v_proj = weight(c.num_key_value_heads * c.head_dim, c.hidden_size)
         self.o_proj = weight(c.hidden_size, c.num_attention_heads * c.head_dim)
 
-    def __call__(self, x, angles, attend):
-        """x [batch, seq, hidden], angles fp32 [batch, seq, head_dim / 2]; `attend(q, k, v)` sees the heads."""
+    def __call__(self, x, rotate, attend):
+        """x [batch, seq, hidden]; `rotate(heads)` turns q and k, `attend(q, k, v)` sees all three."""
         batch, seq, _ = x.shape
         q, k, v = (linear(x, w[...]).reshape(batch, seq, -1, self.config.head_dim) for w in (self.q_proj, self.k_proj, self.v_proj))
-        rope = self.config.rope
-        out, cache = attend(rotate(q, angles, rope), rotate(k, angles, rope), v)
-        return linear(out.reshape(batch, seq, -1), self.o_proj[...]), cache
+        out = attend(rotate(q), rotate(k), v)
+        return linear(out.reshape(batch, seq, -1), self.o_proj[...])
 
 
 class MLP(nnx.Module):
@@ -135,10 +120,9 @@ class Layer(nnx.Module):
         self.post_attention_layernorm = ones(config.hidden_size)
         self.mlp = MLP(config, weight)
 
-    def __call__(self, x, angles, attend):
-        attended, cache = self.self_attn(rms_norm(x, self.input_layernorm[...], self.eps), angles, attend)
-        x = x + attended
-        return x + self.mlp(rms_norm(x, self.post_attention_layernorm[...], self.eps)), cache
+    def __call__(self, x, rotate, attend):
+        x = x + self.self_attn(rms_norm(x, self.input_layernorm[...], self.eps), rotate, attend)
+        return x + self.mlp(rms_norm(x, self.post_attention_layernorm[...], self.eps))
 
 
 class Llama(nnx.Module):
@@ -186,7 +170,7 @@ class Llama(nnx.Module):
 
         def run_layer(x, weights):
             layer = nnx.merge(graph, weights)
-            x, _ = layer(x, angles, lambda q, k, v: (self.attend(q, k, v, segment_ids), None))
+            x = layer(x, lambda h: rotate(h, angles, self.config.rope), lambda q, k, v: self.attend(q, k, v, segment_ids))
             return self.constrain(x, ("batch", "seq", "embed_replicated")), None
 
         if self.remat != "none":
@@ -194,38 +178,6 @@ class Llama(nnx.Module):
         x = self.constrain(self._embed(tokens), ("batch", "seq", "embed_replicated"))
         x, _ = jax.lax.scan(run_layer, x, stacked, unroll=min(self.unroll, self.config.num_hidden_layers))
         return rms_norm(x, self.norm[...], self.config.rms_norm_eps)
-
-    def decode(self, tokens: Int[Array, "batch seq"], cache: KVCache) -> tuple[Float[Array, "batch seq hidden"], KVCache]:
-        """Append tokens to the cache (the prompt at first, then one by one) and return their hidden states.
-
-        Slots before a row's start are padding: seen by nobody, and what comes out for them means nothing.
-        """
-        slots = cache.keys.shape[2]
-        slot = cache.length + jnp.arange(tokens.shape[1])
-        angles = self._angles(jnp.maximum(slot[None] - cache.start[:, None], 0), slots)
-        seen = jnp.arange(slots)[None, None] <= slot[None, :, None]
-        mask = seen & (jnp.arange(slots)[None, None] >= cache.start[:, None, None])
-        graph, stacked = nnx.split(self.layers)
-
-        def run_layer(carry, xs):
-            x, keys, values = carry
-            index, weights = xs
-
-            def attend(q, k, v):
-                # The cache travels in the carry, so that XLA updates it in place.
-                put = functools.partial(jax.lax.dynamic_update_slice, start_indices=(index, 0, cache.length, 0, 0))
-                new_keys, new_values = put(keys, k[None].astype(keys.dtype)), put(values, v[None].astype(values.dtype))
-                out = attention.reference(q, new_keys[index].astype(q.dtype), new_values[index].astype(q.dtype), mask)
-                return out, (new_keys, new_values)
-
-            x, (keys, values) = nnx.merge(graph, weights)(x, angles, attend)
-            return (x, keys, values), None
-
-        layer_numbers = jnp.arange(self.config.num_hidden_layers)
-        start = (self._embed(tokens), cache.keys, cache.values)
-        (x, keys, values), _ = jax.lax.scan(run_layer, start, (layer_numbers, stacked))
-        hidden = rms_norm(x, self.norm[...], self.config.rms_norm_eps)
-        return hidden, cache._replace(keys=keys, values=values, length=cache.length + tokens.shape[1])
 
     def logits(self, hidden: Float[Array, "... hidden"]) -> Float[Array, "... vocab"]:
         """Scores over the vocabulary, fp32. Training never calls this on a whole batch (openko.training.loss)."""
@@ -301,21 +253,15 @@ def build(config: LlamaConfig, parameters: dict, **options) -> Llama:
     return nnx.merge(graph, empty)
 
 
-def run_layer(
-    config: LlamaConfig, weights: dict, hidden: Float[Array, "batch seq hidden"], angles: Float[Array, "batch seq half"], attend: Callable
-) -> Float[Array, "batch seq hidden"]:  # fmt: skip
-    """One layer alone, for those who hold no more than one: `weights` as under "layers", without the leading axis.
-
-    Every row has its own angles, so rows may be turned by different Ropes; each row is one document.
-    """
+def layer(config: LlamaConfig, weights: dict) -> Layer:
+    """One layer alone over given weights, as under "layers" but without the leading axis; to be called inside jit."""
 
     def empty(*shape):
         return nnx.Param(jnp.zeros(shape))
 
     graph, state = nnx.split(nnx.eval_shape(lambda: Layer(config, empty, empty)))
     nnx.replace_by_pure_dict(state, weights)
-    segment_ids = jnp.zeros(hidden.shape[:2], jnp.int32)
-    return nnx.merge(graph, state)(hidden, angles, lambda q, k, v: (attend(q, k, v, segment_ids), None))[0]
+    return nnx.merge(graph, state)
 
 
 def logical_axes(config: LlamaConfig) -> dict:

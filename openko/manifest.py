@@ -51,6 +51,18 @@ class Manifest:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Made:
+    """What `make` may return in place of facts alone, having read its own files back: their hashes.
+
+    hashes: {relative path: sha256} of files that need no second reading. `build` then also sees to it that all files are
+    on the disk before the directory gets its name.
+    """
+
+    facts: dict
+    hashes: dict[str, str]
+
+
 def digest(value) -> str:
     """SHA-256 of plain JSON data, the same whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
@@ -104,8 +116,13 @@ def verify(directory: Path) -> Manifest:
     return manifest
 
 
-def describe_inputs(inputs: dict[str, Path], say: Callable[[str], None] = print) -> dict:
-    """{name: directory} -> {name: {"path", "content"}}; a foreign directory without manifest is hashed."""
+def describe_inputs(
+    inputs: dict[str, Path], say: Callable[[str], None] = print, identify: Callable[[Path], str] | None = None
+) -> dict:  # fmt: skip
+    """{name: directory} -> {name: {"path", "content"}}; a foreign directory without manifest is hashed.
+
+    identify: directory -> what stands for the content of a foreign directory, where reading every byte of it takes too long.
+    """
     described, known = {}, {}  # a model directory is often also the tokenizer's: it is hashed once
     for name, path in inputs.items():
         path = Path(path)
@@ -113,6 +130,8 @@ def describe_inputs(inputs: dict[str, Path], say: Callable[[str], None] = print)
             content = known[path]
         elif (path / NAME).is_file():
             content = read(path).content
+        elif path.is_dir() and identify is not None:
+            content = identify(path)
         elif path.is_dir():
             size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
             if size > 2e9:
@@ -125,26 +144,28 @@ def describe_inputs(inputs: dict[str, Path], say: Callable[[str], None] = print)
     return described
 
 
-def hash_files(directory: Path) -> dict:
-    """{relative path: {"bytes", "sha256"}} of every file below a directory, its manifest apart."""
+def hash_files(directory: Path, known: dict[str, str] | None = None) -> dict:
+    """{relative path: {"bytes", "sha256"}} of every file below a directory, its manifest apart; `known` hashes are believed."""
     paths = sorted(p for p in directory.rglob("*") if p.is_file() and p != directory / NAME)
     paths = [p for p in paths if p.name != MARK and SCRATCH not in p.relative_to(directory).parts]
-    return {p.relative_to(directory).as_posix(): {"bytes": p.stat().st_size, "sha256": file_hash(p)} for p in paths}
+    names = {p.relative_to(directory).as_posix(): p for p in paths}
+    return {name: {"bytes": p.stat().st_size, "sha256": (known or {}).get(name) or file_hash(p)} for name, p in names.items()}
 
 
 def build(
-    directory: Path, *, kind: str, recipe: dict, inputs: dict[str, Path], module: str, make: Callable[[Path], dict | None],
-    say: Callable[[str], None] = print,
+    directory: Path, *, kind: str, recipe: dict, inputs: dict[str, Path], module: str, make: Callable[[Path], "dict | Made | None"],
+    say: Callable[[str], None] = print, identify: Callable[[Path], str] | None = None,
 ) -> Manifest:  # fmt: skip
     """Make `directory` by `make(temporary directory) -> facts`, unless it is there and up to date.
 
     module: the openko module whose code (and all it imports) decides the content. A directory made by another
     recipe, from other inputs or by other code is made again; unfinished work of the same making is handed to
     `make` as it lies, so that it can go on. What `make` puts under SCRATCH is not part of the directory.
+    identify: as in `describe_inputs`.
     """
     directory = Path(directory)
     _check_place(directory, inputs)
-    described, code = describe_inputs(inputs, say), code_fingerprint(module)
+    described, code = describe_inputs(inputs, say, identify), code_fingerprint(module)
     recipe = json.loads(json.dumps(recipe))  # tuples become lists, as they will when read back
     partial = directory.with_name(directory.name + ".partial")
     try:
@@ -162,9 +183,15 @@ def build(
             manifest = _finished(partial)
             if manifest is None or not manifest.is_made_by(kind, recipe, described, code):
                 _prepare(partial, digest([kind, recipe, described, code]))
-                facts = json.loads(json.dumps(make(partial) or {}))  # counters and tuples become plain JSON
-                manifest = Manifest(kind=kind, recipe=recipe, inputs=described, code=code, files=hash_files(partial), facts=facts)
+                made = make(partial)
+                hashes = made.hashes if isinstance(made, Made) else {}
+                facts = made.facts if isinstance(made, Made) else made or {}
+                facts = json.loads(json.dumps(facts))  # counters and tuples become plain JSON
+                files = hash_files(partial, hashes)
+                manifest = Manifest(kind=kind, recipe=recipe, inputs=described, code=code, files=files, facts=facts)
                 write_json(partial / NAME, asdict(manifest))
+                if hashes:
+                    _to_disk([*(partial / name for name in files), partial / NAME, partial])
             _move_into_place(partial, directory)
             return manifest
     except filelock.Timeout:
@@ -189,6 +216,15 @@ def _check_place(directory: Path, inputs: dict[str, Path]) -> None:
     for name, path in inputs.items():
         if directory.resolve() == Path(path).resolve():
             raise InputError(f"{directory} is also the input {name!r}, which would be replaced: choose another place")
+
+
+def _to_disk(paths: list[Path]) -> None:
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _finished(partial: Path) -> Manifest | None:

@@ -156,9 +156,10 @@ class Saving:
 class VectorScale:
     """How much of the chat vector each part of a model receives: λ × its number here.
 
-    embed: ordinary rows of the embedding and of lm_head. special: how the special tokens' rows are made. "merge": as the
-    rest, target + λ × embed × (chat − base). "transplant": those of the chat format (headers, <|eot_id|>) are the chat
-    model's own, for base and target never trained them; <|begin_of_text|> and <|end_of_text|> are as the rest.
+    embed: ordinary rows of the embedding and of lm_head. special: how the rows of the chat format's special tokens
+    (headers, <|eot_id|>) are made. "merge": as the rest, target + λ × embed × (chat − base). "transplant": they are the
+    chat model's own, for base and target never trained them. "keep": they are the target's own. <|begin_of_text|> and
+    <|end_of_text|> are always as the rest.
     """
 
     attention: float = 1.0

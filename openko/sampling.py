@@ -1,19 +1,15 @@
-"""Text from a model: prefill the prompt, then one token at a time through a key-value cache of static shape."""
+"""Text from a model directory: prompts through its own chat template, answers as they are drawn, conversations."""
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from openko import hf_weights, llama, tokenizers
+from openko import decoding, hf_weights, tokenizers
 from openko.errors import InputError
-from openko.llama import KVCache
+from openko.tokenizers import Tokenizer
 
-BUCKET = 64  # prompt lengths are rounded up to multiples, so that few programs are compiled
+STREAM_STEPS = 8  # tokens between two looks at what has been drawn: one by one would cost a fifth of the speed
 
 
 @dataclass(frozen=True)
@@ -29,133 +25,145 @@ class Sample:
 class Sampler:
     """A model directory, ready to answer.
 
-    parameters: weights to use in place of the directory's, such as those of a merge that was not written.
+    parameters: weights to use in place of the directory's (openko.llama's tree), such as those of a merge that was not
+    written. form: another directory whose tokenizer and chat template are used, for a base model has none. dtype: of
+    weights, cache and activations; by default fp32 on CPU where memory holds it, for products of bf16 are slow there, and
+    elsewhere as stored. A model too large for one accelerator is cut over several. say: told how far reading and answering
+    are, where they take long.
     """
 
-    def __init__(self, directory: Path, parameters: dict | None = None):
-        self.directory = Path(directory)
+    def __init__(
+        self, directory: Path, parameters: dict | None = None, *, form: Path | None = None, dtype=None,
+        say: Callable[[str], None] = print,
+    ):  # fmt: skip
+        self.directory, self.say = Path(directory), say
         self.config, carried = hf_weights.read_config(directory)
-        self.tokenizer = tokenizers.load(directory)
-        self.parameters = hf_weights.load(directory)[1] if parameters is None else parameters
+        self.tokenizer = tokenizers.load(directory if form is None else form)
+        if self.tokenizer.vocab_size > self.config.vocab_size:
+            raise InputError(
+                f"{directory}: the tokenizer has {self.tokenizer.vocab_size} ids, but vocab_size in config.json is "
+                f"{self.config.vocab_size}: these files belong to two models"
+            )
         self.terminators = _terminators(self.directory, carried)
+        if parameters is None:
+            dtype = decoding.dtype_for(directory) if dtype is None else dtype
+            self.decoder = decoding.load(directory, dtype=dtype, mesh=decoding.mesh_for(self.config, dtype), say=say)
+        else:
+            self.decoder = decoding.from_parameters(self.config, parameters)
 
     def answer(
         self, prompts: list[str], *, system: str | None = None, temperature: float = 1.0, top_p: float = 0.9,
-        max_new_tokens: int = 512, seed: int = 0,
+        max_new_tokens: int = 512, seed: int = 0, terminators: tuple[int, ...] | None = None,
     ) -> list[Sample]:  # fmt: skip
-        """Each prompt as one user turn through the directory's chat template. temperature 0 is greedy."""
+        """Each prompt as one user turn through the directory's chat template.
+
+        temperature 0 is greedy. terminators: ids that end an answer; by default those that the directory names.
+        """
         turns = [[{"role": "system", "content": system}] if system else [] for _ in prompts]
         ids = [self.tokenizer.encode_chat([*t, {"role": "user", "content": p}]) for t, p in zip(turns, prompts, strict=True)]
-        return self._samples(prompts, ids, temperature, top_p, max_new_tokens, seed)
+        how = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed}
+        return self._samples(prompts, ids, self.terminators if terminators is None else terminators, **how)
 
     def complete(
         self, prompts: list[str], *, temperature: float = 1.0, top_p: float = 0.9, max_new_tokens: int = 512, seed: int = 0
     ) -> list[Sample]:
         """Each prompt continued as plain text, for models that were never taught to chat."""
         ids = [[self.tokenizer[tokenizers.BEGIN], *self.tokenizer.encode(p)] for p in prompts]
-        return self._samples(prompts, ids, temperature, top_p, max_new_tokens, seed)
+        how = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed}
+        return self._samples(prompts, ids, self.terminators, **how)
 
-    def _samples(self, prompts, ids, temperature, top_p, max_new_tokens, seed) -> list[Sample]:
-        names = {number: token for token, number in self.tokenizer.special.items()}
-        found = generate(
-            self.config, self.parameters, ids, terminators=self.terminators, temperature=temperature, top_p=top_p,
-            max_new_tokens=max_new_tokens, seed=seed,
+    def reply(
+        self, messages: list[dict], show: Callable[[str], None], *, temperature: float = 1.0, top_p: float = 0.9,
+        max_new_tokens: int = 512, seed: int = 0,
+    ) -> Sample:  # fmt: skip
+        """The next turn of a conversation ({"role", "content"}), its text given to `show` piece by piece."""
+        stream, drawn = TextStream(self.tokenizer), []
+        pieces = self.decoder.stream(
+            [self.tokenizer.encode_chat(messages)], terminators=self.terminators, temperature=temperature, top_p=top_p,
+            max_new_tokens=max_new_tokens, seed=seed, steps=STREAM_STEPS,
         )  # fmt: skip
-        samples = []
-        for prompt, new in zip(prompts, found, strict=True):
-            ended = bool(new) and new[-1] in self.terminators
-            stop = names.get(new[-1], str(new[-1])) if ended else "length"
-            samples.append(Sample(prompt, self.tokenizer.decode(new[:-1] if ended else new), len(new), stop))
-        return samples
+        for piece in pieces:
+            new = piece[0].tolist()
+            drawn += new
+            if text := stream.push(t for t in new if t not in self.terminators):
+                show(text)
+        if text := stream.rest():
+            show(text)
+        return self._sample(messages[-1]["content"], drawn, self.terminators)
+
+    @property
+    def llama3_terminators(self) -> tuple[int, int]:
+        """<|end_of_text|> and <|eot_id|>, which the card stops at, whatever the directory names."""
+        return self.tokenizer[tokenizers.END], self.tokenizer[tokenizers.TURN_END]
+
+    def _samples(self, prompts, ids, terminators, **how) -> list[Sample]:
+        found = self.decoder.generate(ids, terminators=terminators, say=self.say, **how)
+        return [self._sample(prompt, new, terminators) for prompt, new in zip(prompts, found, strict=True)]
+
+    def _sample(self, prompt: str, new: list[int], terminators: tuple[int, ...]) -> Sample:
+        ended = bool(new) and new[-1] in terminators
+        names = {number: token for token, number in self.tokenizer.special.items()}
+        stop = names.get(new[-1], str(new[-1])) if ended else "length"
+        return Sample(prompt, self.tokenizer.decode(new[:-1] if ended else new), len(new), stop)
 
 
-def generate(
-    config, parameters: dict, prompts: list[list[int]], *, terminators: tuple[int, ...], temperature: float = 1.0,
-    top_p: float = 0.9, max_new_tokens: int = 512, seed: int = 0,
-) -> list[list[int]]:  # fmt: skip
-    """New token ids for prompts of unequal length, each ending with its terminator if one was drawn.
+class TextStream:
+    """Token ids in, text out as soon as it is whole: a syllable of which only some bytes have come is held back.
 
-    temperature 0 is greedy; otherwise tokens are drawn from the smallest set of words whose probability reaches
-    top_p. A row's draws depend on (seed, row, position) alone.
+    All that `push` and `rest` return, put together, is the tokenizer's decoding of all ids.
     """
-    if not 0 < top_p <= 1 or temperature < 0:
-        raise InputError(f"top_p must be in (0, 1] and temperature at least 0, found {top_p} and {temperature}")
-    longest = max(len(p) for p in prompts)
-    if longest + max_new_tokens > config.max_position_embeddings:
-        raise InputError(
-            f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed max_position_embeddings "
-            f"{config.max_position_embeddings}: shorten the prompt or lower --max-new-tokens"
-        )
-    # Rounded up, but never beyond what the model can address.
-    width = min(-(-longest // BUCKET) * BUCKET, config.max_position_embeddings - max_new_tokens)
-    tokens = np.zeros((len(prompts), width), np.int32)
-    for row, prompt in enumerate(prompts):
-        tokens[row, width - len(prompt) :] = prompt
-    start = np.array([width - len(p) for p in prompts], np.int32)
-    drawn = _generate(
-        config, parameters, tokens, start, jnp.array(terminators), temperature, top_p, jax.random.key(seed),
-        max_new_tokens=max_new_tokens, greedy=temperature == 0,
-    )  # fmt: skip
-    return [_until_end(row, terminators) for row in np.asarray(drawn).tolist()]
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._said: list[int] = []  # what was said last: some tokenizers drop the space of a text's first piece
+        self._held: list[int] = []
+
+    def push(self, ids: Iterable[int]) -> str:
+        text = ""
+        for number in ids:
+            self._held.append(number)
+            new = self._new()
+            if not new.endswith("\ufffd"):  # what an unfinished character decodes to
+                text += new
+                self._said, self._held = self._held, []
+        return text
+
+    def rest(self) -> str:
+        """What was held back, at the end of all."""
+        text, self._held = self._new(), []
+        return text
+
+    def _new(self) -> str:
+        return self._tokenizer.decode(self._said + self._held)[len(self._tokenizer.decode(self._said)) :]
 
 
-@partial(jax.jit, static_argnames=("config", "max_new_tokens", "greedy"))
-def _generate(config, parameters, tokens, start, terminators, temperature, top_p, key, *, max_new_tokens, greedy):
-    batch, width = tokens.shape
-    model = llama.build(config, parameters)
-    cache = KVCache.empty(config, start, width + max_new_tokens, parameters["embed_tokens"].dtype)
-    hidden, cache = model.decode(tokens, cache)
+class Conversation:
+    """Turns with a model. When they no longer fit its context, the oldest question and answer are forgotten."""
 
-    def choose(hidden, number):
-        logits = model.logits(hidden[:, -1])
-        if greedy:
-            return jnp.argmax(logits, axis=-1)
-        keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, row), number))(jnp.arange(batch))
-        return jax.vmap(jax.random.categorical)(keys, nucleus(logits / temperature, top_p))
+    def __init__(self, sampler: Sampler, *, system: str | None = None, **how):
+        """how: temperature, top_p, max_new_tokens and seed, as in `Sampler.reply`."""
+        self.sampler, self.how = sampler, how
+        self.messages = [{"role": "system", "content": system}] if system else []
+        self._first = len(self.messages)
+        self._turn = 0
 
-    first = choose(hidden, 0)
-    drawn = jnp.zeros((batch, max_new_tokens), jnp.int32).at[:, 0].set(first)
+    def ask(self, text: str, show: Callable[[str], None], say: Callable[[str], None] = print) -> Sample:
+        """One question and its answer, shown piece by piece; both stay in the conversation. say: told what is forgotten.
 
-    def unfinished(state):
-        number, _, ended, _, _ = state
-        return (number < max_new_tokens) & ~jnp.all(ended)
+        An interrupted answer leaves the conversation as it was.
+        """
+        messages = [*self.messages, {"role": "user", "content": text}]
+        room = self.sampler.config.max_position_embeddings - self.how.get("max_new_tokens", 512)
+        while len(self.sampler.tokenizer.encode_chat(messages)) > room and len(messages) > self._first + 1:
+            del messages[self._first : self._first + 2]
+            say("(the oldest question and its answer no longer fit the model's context, and are forgotten)")
+        found = self.sampler.reply(messages, show, **self.how | {"seed": self.how.get("seed", 0) + self._turn})
+        self.messages, self._turn = [*messages, {"role": "assistant", "content": found.text}], self._turn + 1
+        return found
 
-    def one_more(state):
-        number, last, ended, drawn, cache = state
-        hidden, cache = model.decode(last[:, None], cache)
-        new = choose(hidden, number)
-        return number + 1, new, ended | jnp.isin(new, terminators), drawn.at[:, number].set(new), cache
-
-    state = (jnp.int32(1), first, jnp.isin(first, terminators), drawn, cache)
-    return jax.lax.while_loop(unfinished, one_more, state)[3]
-
-
-def nucleus(logits, top_p):
-    """Logits [batch, vocab] with -inf outside the smallest set of words whose probability reaches top_p.
-
-    The set is all words at or above some probability, and the threshold is found by halving: positive floats are
-    ordered as their bits are, so 31 sums over the vocabulary find it exactly, where a sort of 200 × 4,096 on CPU takes
-    twenty times as long. Words as likely as the last one that is needed are kept too.
-    """
-    probability = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
-    bits = jax.lax.bitcast_convert_type(probability, jnp.int32)
-
-    def halve(_, bounds):
-        low, high = bounds
-        middle = low + (high - low + 1) // 2
-        reached = jnp.sum(jnp.where(bits >= middle, probability, 0), axis=-1, keepdims=True) >= top_p
-        return jnp.where(reached, middle, low), jnp.where(reached, high, middle - 1)
-
-    lowest = jnp.zeros((*logits.shape[:-1], 1), jnp.int32)
-    threshold, _ = jax.lax.fori_loop(0, 31, halve, (lowest, jnp.full_like(lowest, jnp.float32(1).view(jnp.int32))))
-    return jnp.where(bits >= threshold, logits, -jnp.inf)
-
-
-def _until_end(tokens: list[int], terminators: tuple[int, ...]) -> list[int]:
-    for position, token in enumerate(tokens):
-        if token in terminators:
-            return tokens[: position + 1]
-    return tokens
+    def clear(self) -> None:
+        """Forget all turns but the system's."""
+        del self.messages[self._first :]
 
 
 def _terminators(directory: Path, carried: dict) -> tuple[int, ...]:

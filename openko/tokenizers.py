@@ -205,7 +205,7 @@ def load(source: str | Path) -> Tokenizer:
         backend = hf.Tokenizer.from_file(str(path))
     except Exception as problem:  # the library raises plain Exception for a file it cannot parse
         raise InputError(f"{path} cannot be read: {problem}") from problem
-    return HFTokenizer(backend, directory.name, _chat_template(directory))
+    return HFTokenizer(backend, directory.name, chat_template(directory))
 
 
 def copy_files(source: Path, directory: Path) -> None:
@@ -215,7 +215,9 @@ def copy_files(source: Path, directory: Path) -> None:
             shutil.copyfile(Path(source) / name, Path(directory) / name)
 
 
-def _chat_template(directory: Path) -> str:
+def chat_template(directory: Path) -> str:
+    """The chat template of a directory as text; empty where it has none."""
+    directory = Path(directory)
     if (directory / "chat_template.jinja").is_file():
         return (directory / "chat_template.jinja").read_text(encoding="utf-8")
     settings = directory / "tokenizer_config.json"

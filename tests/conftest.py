@@ -76,3 +76,15 @@ def ingredients(tmp_path_factory):
     profile = dataclasses.replace(profiles.get("smoke"), model=config, continued=training, saving=Saving(steps=5))
     return SimpleNamespace(here=here, tokenizer=here / "tokenizer", shards=here / "shards", more=here / "more", start=here / "start",
                            profile=profile, training=training)  # fmt: skip
+
+
+@pytest.fixture
+def chat_directory(tmp_path_factory):
+    """A chat model's directory: a small Llama of random weights, and a tokenizer whose ids fill its vocabulary."""
+    directory = tmp_path_factory.mktemp("chat-model")
+    trained = tokenizers.train(["안녕하세요. 무엇을 도와드릴까요? Hello, how can I help you today? " * 3], 300, "test", specials=16)
+    config = small_config(vocab_size=300)
+    ends = {"bos_token_id": trained[tokenizers.BEGIN], "eos_token_id": [trained[tokenizers.END], trained[tokenizers.TURN_END]]}
+    hf_weights.save(directory, config, lively_parameters(config), carried=ends)
+    trained.save(directory)
+    return directory

@@ -1,5 +1,6 @@
 """openko.cli: bad input ends with one message and status 2, and nothing is written; and the main job's small parts."""
 
+import io
 import json
 import subprocess
 import sys
@@ -10,11 +11,14 @@ import nbformat
 import numpy as np
 import pytest
 from conftest import lively_parameters, small_config
+from matplotlib import font_manager
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from safetensors.numpy import save_file
 
-from openko import bits_per_byte, cli, hf_weights, manifest, notebook, profiles, rehearsal, tokenizers, walkthrough
+from openko import bits_per_byte, cli, figures, hf_weights, manifest, notebook, profiles, rehearsal, tokenizers, walkthrough
 from openko.errors import InputError
+from openko.evaluation import ended_turns
+from openko.sampling import Sampler
 
 
 @pytest.fixture
@@ -78,7 +82,12 @@ BAD = {
     "no model to sample": ("sample {tmp}/nowhere --prompt 안녕", "nowhere/config.json does not exist"),
     "no model to measure": ("bits-per-byte {tmp}/nowhere --text {tmp}/file.txt", "nowhere/config.json does not exist"),
     "no model to merge": ("merge --target {tmp}/nowhere --base {tmp} --chat {tmp} --out {tmp}/m", "nowhere does not exist"),
-    "unknown part to merge": ("merge --target {tmp} --base {tmp} --chat {tmp} --out {tmp}/m --part heads=1", "found 'heads=1'"),
+    "unknown part to merge": ("merge --target {tmp} --base {tmp} --chat {tmp} --out {tmp}/m --scale heads=1", "found 'heads=1'"),
+    "twice the same part to merge": (
+        "merge --target {tmp} --base {tmp} --chat {tmp} --out {tmp}/m --scale mlp=1 --scale mlp=0.5",
+        "λ of mlp is given twice: 1 and 0.5",
+    ),
+    "files of no size": ("merge --target {tmp} --base {tmp} --chat {tmp} --out {tmp}/m --shard-size big", "'big' is not a number of bytes"),
     "no model to ask": ("ended-turns {tmp}/nowhere", "nowhere/config.json does not exist"),
     "unknown language to ask in": ("ended-turns {tmp}/nowhere --language fr", "--language must be one of ko, en, found 'fr'"),
     "truncated weights to merge": (
@@ -258,6 +267,49 @@ def test_training_stops_by_its_budget_with_status_75_and_goes_on(openko, ingredi
     assert done.status == 0 and json.loads(done.out)["tokens"] == 6 * 4 * 128
     lines = [json.loads(line) for line in (tmp_path / "m" / "training.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "bits_per_byte/ko" in line] == [3, 6]
+
+
+def test_one_answer_is_shown_as_it_comes_and_several_are_listed(openko, chat_directory):
+    how = ["--greedy", "--max-new-tokens", 12]
+    listed = json.loads(openko("sample", chat_directory, "--prompt", "안녕?", "--prompt", "뭐해?", *how, "--json").out)
+    assert [set(a) for a in listed] == [{"prompt", "text", "tokens", "stop"}] * 2
+    shown = openko("sample", chat_directory, "--prompt", "안녕?", *how).out
+    assert shown == f"> 안녕?\n{listed[0]['text']}\n[{listed[0]['tokens']} tokens, ended by {listed[0]['stop']}]\n"
+    assert listed[1]["text"] in openko("sample", chat_directory, "--prompt", "안녕?", "--prompt", "뭐해?", *how).out
+
+
+def test_a_chat_goes_on_until_bye(openko, monkeypatch, chat_directory):
+    sampler = Sampler(chat_directory)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("안녕?\n\n/clear\n안녕?\n" + "아주 길게 " * 3000 + "\n/bye\n뭐해?\n"))
+    found = openko("chat", chat_directory, "--greedy", "--max-new-tokens", 12)
+    answer = sampler.answer(["안녕?"], temperature=0.0, max_new_tokens=12)[0]
+    assert found.status == 0 and found.out.count(answer.text) == 2  # the second from a clean start
+    assert "max_position_embeddings" in found.err
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_a_sweep_measures_writes_and_draws(openko, monkeypatch, tmp_path, chat_directory):
+    monkeypatch.setattr(ended_turns, "PROMPTS", {language: prompts[:4] for language, prompts in ended_turns.PROMPTS.items()})
+    base, target = tmp_path / "base", tmp_path / "target"
+    config, parameters = hf_weights.load(chat_directory)
+    for seed, directory in ((7, base), (8, target)):
+        directory.mkdir()
+        moved = jax.tree.map(lambda x, y: x + 0.05 * y, parameters, lively_parameters(config, seed))
+        hf_weights.save(directory, config, moved)
+    (tmp_path / "ko.txt").write_text("안녕하세요. 무엇을 도와드릴까요?", encoding="utf-8")
+    monkeypatch.setattr(figures, "hangul_font", lambda packages: font_manager.FontProperties())
+    models = ["--target", target, "--base", base, "--chat", chat_directory]
+    found = openko(
+        "sweep", *models, "--text", f"ko={tmp_path / 'ko.txt'}", "--scale", 0, "--scale", 1, "--out", tmp_path / "swept", "--json"
+    )
+    points = json.loads(found.out)
+    assert [p["scale"] for p in points] == [0, 1] and all(set(p["ended_turns"]) == {"ko", "en"} for p in points)
+    assert json.loads((tmp_path / "swept" / "sweep.json").read_text()) == points
+    assert (tmp_path / "swept" / "curve.png").stat().st_size > 1000
+    # λ = 1 is the model that merge writes.
+    openko("merge", *models, "--out", tmp_path / "merged")
+    merged = json.loads(openko("bits-per-byte", tmp_path / "merged", "--text", tmp_path / "ko.txt", "--json").out)
+    assert points[1]["bits_per_byte"]["ko"] == pytest.approx(merged[str(tmp_path / "ko.txt")], rel=1e-5)
 
 
 def test_ended_turns_of_a_model_that_ends_every_turn_at_once(openko, tmp_path):

@@ -68,11 +68,10 @@ def test_ask_stops_at_both_end_tokens():
     asked = {}
 
     class Fake:
-        def __init__(self):
-            self.tokenizer, self.terminators = {END: 1, TURN_END: 2}, (9,)
+        llama3_terminators = (1, 2)
 
         def answer(self, prompts, **settings):
-            asked.update(settings, prompts=prompts, terminators=self.terminators)
+            asked.update(settings, prompts=prompts)
             return []
 
     assert ended_turns.ask(Fake(), "en") == []

@@ -1,6 +1,8 @@
 """Hugging Face directories: what is read, what is written, what is refused and how it is said."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import ml_dtypes
@@ -106,6 +108,61 @@ def test_a_missing_and_a_truncated_shard_are_named(model):
     shard.unlink()
     with pytest.raises(InputError, match=shard.name):
         hf_weights.load(model)
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True}, {"num_key_value_heads": 4}, {"head_dim": 32}], ids=str)
+def test_names_and_shapes_are_those_of_the_model(changes):
+    config = small_config(**changes)
+    expected = {tuple(k.key for k in path): x.shape for path, x in jax.tree_util.tree_flatten_with_path(llama.abstract(config))[0]}
+    found = {path: ((3, *shape) if path[0] == "layers" else shape) for path, shape in hf_weights.tensor_shapes(config).items()}
+    assert found == expected and list(found) == list(hf_weights.tensor_names(config)) == list(expected)
+
+
+def test_moving_weights_does_not_need_jax():
+    code = "import sys, openko.hf_weights, openko.chat_vector; print({'jax', 'flax', 'torch', 'transformers'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+
+
+def test_every_tensor_lies_where_the_plan_and_the_header_say(model, config):
+    planned = hf_weights.plan_files(
+        model, [(name, np.dtype("float32"), shape) for _, name, shape in hf_weights._each(config)], shard_bytes=30_000
+    )
+    infos, parameters = hf_weights.Tensors(model).info, lively_parameters(config)
+    assert [file.path for file in planned] == sorted(model.glob("*.safetensors"))
+    assert {name: info for file in planned for name, info in file.tensors.items()} == infos
+    for file in planned:
+        content = file.path.read_bytes()
+        assert len(content) == file.bytes and content.startswith(file.header)
+    info = infos["model.norm.weight"]
+    np.testing.assert_array_equal(np.fromfile(info.file, info.dtype, info.size, offset=info.start), parameters["norm"])
+
+
+@pytest.mark.parametrize(("cut", "said"), [
+    (lambda raw: raw[:-10], r"by its header it has [\d,]+ bytes, and there are [\d,]+\): is the download complete"),
+    (lambda raw: raw[:50], r"the file has 50 bytes"),
+    (lambda raw: raw[:5], r"download complete"),
+    (lambda raw: b"\xff" * 8 + raw[8:], r"its header ends at byte"),
+    (lambda raw: raw[:8] + b"x" + raw[9:], r"download complete"),
+    (lambda raw: raw.replace(b"[48]", b"[47]", 1), r"192 bytes for tensor \S+, F32 \[47\]"),
+])  # fmt: skip
+def test_a_damaged_file_says_what_it_should_hold(model, cut, said):
+    shard = sorted(model.glob("*.safetensors"))[1]
+    shard.write_bytes(cut(shard.read_bytes()))
+    with pytest.raises(InputError, match=rf"{shard.name} cannot be read as safetensors.*{said}"):
+        hf_weights.Tensors(model)
+
+
+@pytest.mark.parametrize(("text", "size"), [
+    ("5GB", 5_000_000_000), ("500MB", 500_000_000), ("1.5 kb", 1500), ("2GiB", 2 << 30), ("7", 7), ("1T", 10**12),
+])  # fmt: skip
+def test_sizes_are_read_as_transformers_reads_them(text, size):
+    assert hf_weights.bytes_from(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "big", "-5GB", "0GB", "5 apples"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(InputError, match="not a number of bytes"):
+        hf_weights.bytes_from(text)
 
 
 def test_missing_directories_and_foreign_formats_are_named(tmp_path):

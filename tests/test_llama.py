@@ -13,7 +13,6 @@ from conftest import lively_parameters, small_config
 
 from openko import hf_weights, llama, rehearsal
 from openko.errors import InputError
-from openko.llama import KVCache
 from openko.profiles import MODELS
 from openko.rope import Llama3Scaling, Rope
 
@@ -112,26 +111,6 @@ def test_packed_documents_equal_the_documents_alone(config):
     packed = llama.build(config, parameters)(tokens, segment_ids=segments, positions=positions)
     alone = [llama.build(config, parameters)(part) for part in (tokens[:, :12], tokens[:, 12:])]
     np.testing.assert_allclose(packed, np.concatenate(alone, axis=1), atol=1e-5)
-
-
-def test_decoding_through_the_cache_equals_the_whole_text(config):
-    parameters, tokens = lively_parameters(config), np.random.default_rng(2).integers(0, 160, (2, 20))
-    model = llama.build(config, parameters)
-    whole = model(tokens)
-    cache = KVCache.empty(config, jnp.zeros(2, jnp.int32), 24, jnp.float32)
-    pieces = []
-    for part in (tokens[:, :11], tokens[:, 11:12], tokens[:, 12:]):
-        hidden, cache = model.decode(part, cache)
-        pieces.append(hidden)
-    np.testing.assert_allclose(np.concatenate(pieces, axis=1), whole, atol=1e-5)
-
-
-def test_padding_on_the_left_changes_nothing(config):
-    parameters, tokens = lively_parameters(config), np.random.default_rng(3).integers(0, 160, (1, 9))
-    model = llama.build(config, parameters)
-    padded = np.concatenate([np.full((1, 5), 7), tokens], axis=1)
-    hidden, _ = model.decode(padded, KVCache.empty(config, jnp.array([5]), 16, jnp.float32))
-    np.testing.assert_allclose(hidden[:, 5:], model(tokens), atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"remat": "full"}, {"unroll": 3}])

@@ -1,6 +1,7 @@
 """openko.manifest: a directory under its final name is whole, and is made again only when something changed."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -109,6 +110,21 @@ def test_two_builders_at_once_are_refused(tmp_path):
     manifest.verify(tmp_path / "made")
 
 
+def test_files_that_were_read_back_by_their_maker_are_not_read_again(tmp_path, monkeypatch):
+    plain, read, synced = manifest.file_hash, [], []
+    monkeypatch.setattr(manifest, "file_hash", lambda path: read.append(path.name) or plain(path))
+    monkeypatch.setattr(os, "fsync", synced.append)
+
+    def make(partial):
+        (partial / "large.bin").write_bytes(b"large")
+        return manifest.Made(hello(partial), {"large.bin": hashlib.sha256(b"large").hexdigest()})
+
+    found = build(tmp_path / "made", make)
+    assert read == ["hello.txt"] and found.facts == {"words": 1}
+    assert len(synced) == 4  # both files, the manifest and the directory's own entries
+    assert manifest.verify(tmp_path / "made") == found
+
+
 # ── up to date, or made again ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -145,6 +161,24 @@ def test_an_input_with_a_manifest_counts_by_its_files_alone(tmp_path):
     build(tmp_path / "two", recipe={"n": 2})
     build(tmp_path / "made", inputs={"text": tmp_path / "one"})
     build(tmp_path / "made", not_again, inputs={"text": tmp_path / "two"})
+
+
+def test_a_foreign_input_may_be_known_by_less_than_all_its_bytes(tmp_path, source, made):
+    seen = []
+
+    def identify(directory):
+        seen.append(directory)
+        return "the same"
+
+    def again(make, inputs):
+        return manifest.build(
+            tmp_path / "other", kind="greeting", recipe={}, inputs=inputs, module="openko.errors", make=make, identify=identify, say=print
+        )
+
+    assert again(hello, {"text": source, "greeting": made}).inputs["text"]["content"] == "the same"
+    assert seen == [source]  # the other input has a manifest, which says more
+    (source / "a.txt").write_text("b")
+    again(not_again, {"text": source, "greeting": made})
 
 
 def test_a_missing_input_is_named(tmp_path):

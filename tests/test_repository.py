@@ -13,9 +13,9 @@ from openko.notebook import ROOT
 
 # From the ground up: a room imports only rooms of lower floors. Rooms of one floor do not know each other.
 FLOORS = (
-    {"errors"}, {"rope"}, {"manifest", "profiles"}, {"shards", "hardware", "staging"}, {"attention", "tokenizers"}, {"llama"},
+    {"errors", "progress"}, {"rope"}, {"manifest", "profiles"}, {"shards", "hardware", "staging"}, {"attention", "tokenizers"}, {"llama"},
     {"hf_weights"},
-    {"bits_per_byte", "figures"}, {"rope_lab", "rehearsal", "sampling", "chat_vector", "training", "corpus"},
+    {"bits_per_byte", "figures", "decoding"}, {"rope_lab", "rehearsal", "sampling", "chat_vector", "training", "corpus"},
     {"evaluation"}, {"notebook"}, {"page", "committed"}, {"walkthrough"}, {"cli"},
 )  # fmt: skip
 # rehearsal compiles training's own step; that is its purpose.

@@ -504,15 +504,6 @@ def test_large_tensors_are_read_in_pieces(sound, tmp_path, monkeypatch):
     assert compared(sound, tmp_path / "new") == expected
 
 
-def test_long_work_says_how_far_it_is(monkeypatch):
-    said, now = [], iter([0.0, 1.0, 5.0, 5.0, 6.0, 10.0, 10.0])
-    monkeypatch.setattr(rewrite.time, "monotonic", lambda: next(now))
-    progress = rewrite.Progress(said.append)
-    for line in "abcd":
-        progress(line)
-    assert said == ["b", "d"]
-
-
 def test_the_published_scaling_is_llama_3_1s():
     assert {"rope_type": "llama3"} | dataclasses.asdict(LLAMA_3_1) == PUBLISHED
 

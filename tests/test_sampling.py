@@ -1,126 +1,123 @@
-"""Greedy answers equal transformers token by token; sampling is tested as a distribution."""
+"""Text from a model directory: its template, its end tokens, and Korean that is never shown by halves."""
 
 import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-import transformers
-from conftest import lively_parameters, small_config
 
-from openko import hf_weights, sampling, tokenizers
+from openko import hf_weights, tokenizers
 from openko.errors import InputError
-from openko.sampling import Sampler, generate, nucleus
+from openko.sampling import Conversation, Sampler, TextStream
 
-SETTINGS = {"terminators": (3,), "max_new_tokens": 24}
-
-
-@pytest.mark.parametrize("config", [
-    small_config(), small_config(tie_word_embeddings=True),
-    small_config(num_attention_heads=9, num_key_value_heads=3, hidden_size=72),
-], ids=["untied", "tied", "9/3 heads"])  # fmt: skip
-def test_greedy_equals_transformers_for_prompts_of_unequal_length(tmp_path, config):
-    parameters = lively_parameters(config)
-    hf_weights.save(tmp_path, config, parameters)
-    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
-    draw = np.random.default_rng(0)
-    prompts = [draw.integers(4, 160, n).tolist() for n in (3, 17, 70)]
-    ours = generate(config, parameters, prompts, temperature=0.0, **SETTINGS)
-    for prompt, found in zip(prompts, ours, strict=True):
-        theirs = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=24, eos_token_id=3, pad_token_id=0)
-        assert found == theirs[0, len(prompt) :].tolist()
+GREEDY = {"temperature": 0.0, "max_new_tokens": 8}
 
 
-def test_an_answer_ends_with_its_terminator(config):
-    parameters = lively_parameters(config)
-    free = generate(config, parameters, [[5, 6]], terminators=(), temperature=0.0, max_new_tokens=12)[0]
-    ended = generate(config, parameters, [[5, 6]], terminators=(159, free[4]), temperature=0.0, max_new_tokens=12)[0]
-    assert ended == free[: free.index(free[4]) + 1]
-
-
-def test_draws_depend_on_seed_and_row_alone(config):
-    parameters = lively_parameters(config)
-    prompts = [[5, 6, 7], [8, 9]]
-    first = generate(config, parameters, prompts, seed=1, **SETTINGS)
-    assert first == generate(config, parameters, prompts, seed=1, **SETTINGS)
-    assert first != generate(config, parameters, prompts, seed=2, **SETTINGS)
-    assert first[0] == generate(config, parameters, prompts[:1], seed=1, **SETTINGS)[0]
-
-
-def test_the_nucleus_is_the_smallest_set_that_reaches_top_p():
-    probabilities = np.array([[0.5, 0.3, 0.15, 0.05], [0.05, 0.9, 0.03, 0.02]])
-    kept = np.isfinite(nucleus(jnp.log(probabilities), 0.9))
-    np.testing.assert_array_equal(kept, [[1, 1, 1, 0], [0, 1, 0, 0]])
-    assert np.isfinite(nucleus(jnp.log(probabilities), 1.0)).all()
-
-
-def test_first_tokens_follow_the_model_distribution(config):
-    parameters = lively_parameters(config)
-    from openko import llama
-
-    model = llama.build(config, parameters)
-    expected = np.asarray(jax.nn.softmax(model.logits(model(np.array([[5, 6, 7]])))[0, -1] / 0.5))
-    drawn = generate(config, parameters, [[5, 6, 7]] * 4000, terminators=(), temperature=0.5, top_p=1.0, max_new_tokens=1, seed=0)
-    counts = np.bincount([d[0] for d in drawn], minlength=160) / 4000
-    # Every word within five standard errors of its probability.
-    assert (np.abs(counts - expected) <= 5 * np.sqrt(expected * (1 - expected) / 4000) + 1e-3).all()
-
-
-@pytest.mark.parametrize("settings", [{"top_p": 0.0}, {"top_p": 1.5}, {"temperature": -1.0}, {"max_new_tokens": 5000}])
-def test_impossible_settings_are_refused(config, settings):
-    with pytest.raises(InputError):
-        generate(config, lively_parameters(config), [[5, 6]], **{"terminators": (), "max_new_tokens": 4} | settings)
-
-
-@pytest.fixture
-def directory(tmp_path):
-    """A model directory with a tokenizer whose ids fill the model's vocabulary."""
-    text = ["안녕하세요. 무엇을 도와드릴까요? Hello, how can I help you today? " * 3]
-    trained = tokenizers.train(text, 300, "test", specials=16)
-    config = small_config(vocab_size=300)
-    ends = {"bos_token_id": trained[tokenizers.BEGIN], "eos_token_id": [trained[tokenizers.END], trained[tokenizers.TURN_END]]}
-    hf_weights.save(tmp_path, config, lively_parameters(config), carried=ends)
-    trained.save(tmp_path)
-    return tmp_path
-
-
-def test_a_prompt_is_one_user_turn_and_the_system_turn_is_optional(directory):
-    sampler = Sampler(directory)
-    plain, with_system = (sampler.answer(["안녕?"], system=s, temperature=0.0, max_new_tokens=8)[0] for s in (None, "친절하게"))
+def test_a_prompt_is_one_user_turn_and_the_system_turn_is_optional(chat_directory):
+    sampler = Sampler(chat_directory)
+    plain, with_system = (sampler.answer(["안녕?"], system=s, **GREEDY)[0] for s in (None, "친절하게"))
     ids = sampler.tokenizer.encode_chat([{"role": "user", "content": "안녕?"}])
-    expected = generate(sampler.config, sampler.parameters, [ids], terminators=sampler.terminators, temperature=0.0, max_new_tokens=8)[0]
+    expected = sampler.decoder.generate([ids], terminators=sampler.terminators, **GREEDY)[0]
     assert plain.tokens == len(expected) and plain.prompt == "안녕?"
     assert plain.text != with_system.text
 
 
-def test_a_directory_without_template_or_end_token_is_refused(directory):
-    settings = json.loads((directory / "tokenizer_config.json").read_text())
-    (directory / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": None}))
+def test_a_directory_without_template_or_end_token_is_refused(chat_directory):
+    settings = json.loads((chat_directory / "tokenizer_config.json").read_text())
+    (chat_directory / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": None}))
     with pytest.raises(InputError, match="template"):
-        Sampler(directory).answer(["안녕?"])
+        Sampler(chat_directory).answer(["안녕?"])
     for name in ("config.json", "generation_config.json"):
-        raw = json.loads((directory / name).read_text())
+        raw = json.loads((chat_directory / name).read_text())
         raw.pop("eos_token_id")
-        (directory / name).write_text(json.dumps(raw))
+        (chat_directory / name).write_text(json.dumps(raw))
     with pytest.raises(InputError, match="eos_token_id"):
-        Sampler(directory)
+        Sampler(chat_directory)
 
 
-def test_plain_completion_starts_at_begin_of_text(directory):
-    sampler = Sampler(directory)
+def test_plain_completion_starts_at_begin_of_text(chat_directory):
+    sampler = Sampler(chat_directory)
     ids = [sampler.tokenizer[tokenizers.BEGIN], *sampler.tokenizer.encode("안녕")]
-    expected = generate(sampler.config, sampler.parameters, [ids], terminators=sampler.terminators, temperature=0.0, max_new_tokens=8)[0]
-    assert sampler.complete(["안녕"], temperature=0.0, max_new_tokens=8)[0].tokens == len(expected)
-    assert sampling.BUCKET % 8 == 0
+    expected = sampler.decoder.generate([ids], terminators=sampler.terminators, **GREEDY)[0]
+    assert sampler.complete(["안녕"], **GREEDY)[0].tokens == len(expected)
 
 
-@pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9, 0.999, 1.0])
-def test_the_nucleus_reaches_top_p_and_nothing_in_it_could_be_spared(top_p):
-    logits = 3 * np.random.default_rng(0).normal(size=(50, 1000)).astype(np.float32)
-    probabilities = np.asarray(jax.nn.softmax(logits, axis=-1), np.float64)
-    for row, kept in zip(probabilities, np.isfinite(nucleus(jnp.array(logits), top_p)), strict=True):
-        assert row[kept].min() >= row[~kept].max(initial=0)
-        assert row[kept].sum() >= top_p - 1e-6  # sums in fp32
-        assert row[kept].sum() - row[kept].min() < top_p + 1e-6
+TEXTS = ["안녕하세요! 오늘은 꿈을 꾸었어요. ㅋㅋㅋ", "훈민정음 ᄒᆞᆫ글 👩‍👩‍👧 naïve", "값 1000원\n\n  둘", ""]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_stream_shows_whole_syllables_and_all_of_them(text):
+    tokenizer = tokenizers.load("llama-3")
+    ids, stream = tokenizer.encode(text), TextStream(tokenizer)
+    pieces = [stream.push([number]) for number in ids]
+    assert "".join(pieces) + stream.rest() == text
+    assert not any("\ufffd" in piece for piece in pieces)
+    assert sum(1 for n in range(1, len(ids)) if tokenizer.decode(ids[:n]).endswith("\ufffd")) == sum(not p for p in pieces[:-1])
+
+
+def test_bytes_that_are_no_text_come_out_as_in_the_whole():
+    tokenizer = tokenizers.load("llama-3")
+    ids = [*tokenizer.encode("꿈")[:-1], *tokenizer.encode("끝"), tokenizer.encode("뷁")[0]]
+    stream = TextStream(tokenizer)
+    assert stream.push(ids) + stream.rest() == tokenizer.decode(ids)
+
+
+def test_a_reply_is_the_answer_piece_by_piece(chat_directory):
+    sampler, shown = Sampler(chat_directory), []
+    how = {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 40, "seed": 3}
+    found = sampler.reply([{"role": "user", "content": "안녕?"}], shown.append, **how)
+    assert found == sampler.answer(["안녕?"], **how)[0]
+    assert "".join(shown) == found.text and len(shown) > 1
+
+
+def test_a_conversation_goes_on_from_what_was_said_and_forgets_the_oldest(chat_directory):
+    sampler, notes = Sampler(chat_directory), []
+    chat = Conversation(sampler, system="친절하게", **GREEDY)
+    first = chat.ask("안녕?", lambda _: None, notes.append)
+    roles = [m["role"] for m in chat.messages]
+    assert roles == ["system", "user", "assistant"] and chat.messages[-1]["content"] == first.text and not notes
+    second = chat.ask("또?", lambda _: None, notes.append)
+    assert second == sampler.reply(chat.messages[:-1], lambda _: None, **GREEDY)
+    long = "안녕하세요 " * ((sampler.config.max_position_embeddings - 60) // len(sampler.tokenizer.encode("안녕하세요 ")))
+    chat.ask(long, lambda _: None, notes.append)
+    assert [m["role"] for m in chat.messages] == ["system", "user", "assistant"] and len(notes) == 2
+    with pytest.raises(InputError, match="max_position_embeddings"):
+        chat.ask(long * 2, lambda _: None, notes.append)
+    assert len(chat.messages) == 3  # as before the question that was refused
+    chat.clear()
+    assert [m["role"] for m in chat.messages] == ["system"]
+
+
+def test_on_cpu_bf16_weights_are_computed_in_fp32(tmp_path_factory, chat_directory):
+    tmp_path = tmp_path_factory.mktemp("bf16")
+    config, parameters = hf_weights.load(chat_directory)
+    tokenizers.copy_files(chat_directory, tmp_path)
+    ends = json.loads((chat_directory / "generation_config.json").read_text())
+    hf_weights.save(tmp_path, config, parameters, dtype="bfloat16", carried=ends)
+    assert Sampler(tmp_path).decoder.weights["norm"].dtype == np.float32
+    assert Sampler(tmp_path, dtype="bfloat16").decoder.weights["norm"].dtype == hf_weights.DTYPES["BF16"]
+    assert Sampler(tmp_path, dtype="bfloat16").answer(["안녕?"], **GREEDY)[0].tokens
+
+
+def test_llama3_s_own_end_tokens_can_be_asked_for(chat_directory):
+    sampler = Sampler(chat_directory)
+    first = sampler.answer(["안녕?"], **GREEDY)[0]
+    free = sampler.decoder.generate([sampler.tokenizer.encode_chat([{"role": "user", "content": "안녕?"}])], terminators=(), **GREEDY)[0]
+    stopped = sampler.answer(["안녕?"], **GREEDY, terminators=(free[2],))[0]
+    assert stopped.tokens == free.index(free[2]) + 1 and first.stop in ("length", tokenizers.TURN_END, tokenizers.END)
+    assert sampler.llama3_terminators == (sampler.tokenizer[tokenizers.END], sampler.tokenizer[tokenizers.TURN_END])
+
+
+def test_a_model_without_template_is_asked_in_the_form_of_another(tmp_path, chat_directory):
+    config, parameters = hf_weights.load(chat_directory)
+    base = tmp_path / "base"
+    base.mkdir()
+    hf_weights.save(base, config, parameters, carried=json.loads((chat_directory / "generation_config.json").read_text()))
+    with pytest.raises(InputError, match=r"tokenizer\.json"):
+        Sampler(base)
+    assert Sampler(base, form=chat_directory).answer(["안녕?"], **GREEDY) == Sampler(chat_directory).answer(["안녕?"], **GREEDY)
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(chat_directory):
+    tokenizers.train(["안녕하세요. 무엇을 도와드릴까요? Hello, how can I help you today? " * 3], 310, "other").save(chat_directory)
+    with pytest.raises(InputError, match=r"310 ids, but vocab_size in config\.json is 300"):
+        Sampler(chat_directory)

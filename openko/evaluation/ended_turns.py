@@ -60,8 +60,10 @@ def ask(sampler: Sampler, language: str, *, temperature: float = 1.0, top_p: flo
 
     Both of Llama-3's end tokens stop an answer, as in the card's code, whatever the directory names.
     """
-    sampler.terminators = (sampler.tokenizer[tokenizers.END], sampler.tokenizer[tokenizers.TURN_END])
-    return sampler.answer(PROMPTS[language], temperature=temperature, top_p=top_p, max_new_tokens=MAX_NEW_TOKENS, seed=seed)
+    return sampler.answer(
+        PROMPTS[language], temperature=temperature, top_p=top_p, max_new_tokens=MAX_NEW_TOKENS, seed=seed,
+        terminators=sampler.llama3_terminators,
+    )  # fmt: skip
 
 
 def count(answers: list[Sample], language: str) -> EndedTurns:

@@ -12,6 +12,7 @@ import numpy as np
 
 from openko import hf_weights
 from openko.profiles import LlamaConfig
+from openko.progress import Progress
 from openko.rope_lab import layouts, rewrite
 from openko.rope_lab.directory import ModelDirectory, Written, open_directory
 
@@ -50,7 +51,7 @@ def compare(old: Path, new: Path, *, say=print) -> dict:
     if answer["other_tensors"]:
         answer["verdict"] = "other-model"
     else:
-        answer |= _weights(before, after, rewrite.Progress(say))
+        answer |= _weights(before, after, Progress(say))
         counts = answer["tensors"]
         differing = {"retrained": counts["other"], "rows-permuted": counts["permuted"], "config": answer["config"]}
         answer["verdict"] = next((verdict for verdict, found in differing.items() if found), "identical")

@@ -45,8 +45,12 @@ class Reader:
             for name, order in rows.items():
                 weights["self_attn"][name] = weights["self_attn"][name][order]
             angles = jnp.broadcast_to(angles, (len(hidden), *angles.shape))
+            one_document = jnp.zeros(hidden.shape[:2], jnp.int32)
             with jax.default_matmul_precision("highest"):  # accelerators would round the products to bf16 or TF32
-                return llama.run_layer(config, weights, hidden, angles, attention.blocked)
+                return llama.layer(config, weights)(
+                    hidden, lambda heads: llama.rotate(heads, angles, config.rope),
+                    lambda q, k, v: attention.blocked(q, k, v, one_document),
+                )  # fmt: skip
 
         def losses(hidden, norm, head, targets):
             hidden = llama.rms_norm(hidden, norm, config.rms_norm_eps)

@@ -8,6 +8,7 @@ import numpy as np
 
 from openko import hf_weights, manifest
 from openko.errors import InputError
+from openko.progress import Progress
 from openko.rope import Llama3Scaling, Rope
 from openko.rope_lab import diagnosis, directory, layouts, rewrite
 from openko.rope_lab.directory import ModelDirectory
@@ -111,7 +112,7 @@ def _verify(model: ModelDirectory, partial: Path, rope: Rope, stored: dict[str, 
     found = directory.written(hf_weights.read_json(partial))
     if (found.old_theta, found.new_theta, found.old_scaling, found.new_scaling) != (rope.theta, rope.theta, rope.scaling, rope.scaling):
         raise RuntimeError(f"{partial / 'config.json'} was written with {rope}, but is read as {found}")
-    tensors, progress = hf_weights.Tensors(partial), rewrite.Progress(say)
+    tensors, progress = hf_weights.Tensors(partial), Progress(say)
     for layer in range(model.config.num_hidden_layers):
         for projection, index in stored.items():
             name = rewrite.weight_name(layer, projection)

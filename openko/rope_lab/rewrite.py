@@ -6,8 +6,6 @@ gives the file back bit for bit.
 
 import json
 import shutil
-import struct
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,22 +13,11 @@ import numpy as np
 
 from openko import manifest
 from openko.errors import InputError
+from openko.progress import Progress
 from openko.rope import Rope
 from openko.rope_lab.directory import ModelDirectory
 
 OTHER_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.pth", "*.gguf")
-
-
-class Progress:
-    """Says a line at most every `seconds`; work that is done sooner says nothing."""
-
-    def __init__(self, say, seconds: float = 5.0):
-        self.say, self.seconds, self.last = say, seconds, time.monotonic()
-
-    def __call__(self, line: str) -> None:
-        if time.monotonic() - self.last >= self.seconds:
-            self.last = time.monotonic()
-            self.say(line)
 
 
 def copy(model: ModelDirectory, partial: Path, *, say=print) -> None:
@@ -67,16 +54,12 @@ def permute(model: ModelDirectory, partial: Path, changes: dict[str, np.ndarray]
     unused = sorted({path.name for kind in OTHER_WEIGHTS for path in partial.glob(kind)} - used)
     if unused:
         say(f"{', '.join(unused)}: copied as they are, for only the safetensors files that the model is read from are changed")
-    progress, headers = Progress(say), {}
+    progress = Progress(say)
     for layer in range(model.config.num_hidden_layers):
         for projection, index in changes.items():
-            name = weight_name(layer, projection)
-            path = partial / model.tensors.info[name].file.name
-            if path not in headers:
-                headers[path] = _header(path)
-            start, fields = headers[path]
-            begin, end = fields[name]["data_offsets"]
-            content = np.memmap(path, np.uint8, "r+", offset=start + begin, shape=(len(index), (end - begin) // len(index)))
+            info = model.tensors.info[weight_name(layer, projection)]
+            shape = (len(index), info.bytes // len(index))
+            content = np.memmap(partial / info.file.name, np.uint8, "r+", offset=info.start, shape=shape)
             content[:] = content[index]  # the right side is a copy
             content.flush()
         progress(f"rows of {layer + 1} of {model.config.num_hidden_layers} layers")
@@ -84,13 +67,6 @@ def permute(model: ModelDirectory, partial: Path, changes: dict[str, np.ndarray]
 
 def is_identity(index: np.ndarray) -> bool:
     return np.array_equal(index, np.arange(len(index)))
-
-
-def _header(path: Path) -> tuple[int, dict]:
-    """Where the data of a safetensors file begins, in bytes, and its header: {tensor: {"data_offsets": [begin, end], …}}."""
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        return 8 + length, json.loads(file.read(length))
 
 
 def rope_parameters(rope: Rope) -> dict:

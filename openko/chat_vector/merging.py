@@ -1,0 +1,216 @@
+"""Three model directories in, the fourth out; or only the numbers."""
+
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from tqdm import tqdm
+
+from openko import hf_weights, manifest, tokenizers
+from openko.chat_vector import norms, streaming
+from openko.chat_vector.arithmetic import WHOLE, check_method, effective
+from openko.chat_vector.models import Addition, Models, identity
+from openko.errors import InputError
+from openko.hf_weights import PlannedFile
+from openko.profiles import VectorScale
+
+SHARD_BYTES = 5_000_000_000
+MOST_WORKERS = 8
+
+
+def merge(
+    out: Path, *, target: Path, base: Path, chat: Path, scale: float = 1.0, parts: VectorScale = WHOLE, method: str = "add",
+    shard_bytes: int = SHARD_BYTES, workers: int | None = None, say=print,
+) -> manifest.Manifest:  # fmt: skip
+    """Write the model directory `out` = target + scale × (chat − base), in the target's dtypes.
+
+    scale: λ. parts: its share for each part of the model, and how the rows of the chat format's special tokens are made.
+    method: "add", or "damped" (openko.chat_vector.arithmetic.Damping). shard_bytes: of a file of weights, at most (one
+    tensor at least). workers: threads; by default one for each core, 8 at most.
+
+    Computed in fp32 and rounded once. config.json is the target's; generation_config, tokenizer and chat template are the
+    chat model's (where the vocabularies differ: the target's, with the chat model's template). Cut off, it goes on when
+    called again: what the journal says is written is compared with what lies there, and only the rest is made. The
+    manifest's facts hold the norms by layer (`norms.table`), the hashes of all tensors and the warnings that were given.
+    """
+    check_method(method)
+    lambdas, workers = effective(scale, parts), _threads(workers)
+    models = Models.open(target=target, base=base, chat=chat)
+    additions = models.additions(lambdas)
+
+    def make(partial: Path) -> manifest.Made:
+        warnings = [*_directory_warnings(models), *_write_texts(partial, models)]
+        early = norms.look(additions, models)
+        for text in (*warnings, *early.values()):
+            say(f"warning: {text}")
+        files = _plan(partial, additions, shard_bytes)
+        hf_weights.write_index(partial, files)
+        journal = streaming.Journal(partial / manifest.SCRATCH / "tensors.jsonl")
+        _check_space(partial, files)
+        try:
+            with _progress(Path(out).name, additions) as progress:
+                passed = streaming.run(additions, method=method, workers=workers, files=files, journal=journal, progress=progress)
+        finally:
+            journal.close()
+        late = norms.judge(norms.total(additions, passed.done, "attention", "mlp"), models)
+        for kind in late.keys() - early.keys():
+            say(f"warning: {late[kind]}")
+        return manifest.Made(_facts(additions, passed, files, [*warnings, *late.values()]), passed.files)
+
+    recipe = {"method": method, "scale": {k: v for k, v in asdict(lambdas).items() if k != "special"}, "special": lambdas.special}
+    return manifest.build(
+        out, kind=hf_weights.KIND, recipe=recipe | {"shard_bytes": shard_bytes}, inputs={"target": target, "base": base, "chat": chat},
+        module="openko.chat_vector", make=make, say=say, identify=identity,
+    )  # fmt: skip
+
+
+def survey(
+    *, target: Path, base: Path, chat: Path, scale: float = 1.0, parts: VectorScale = WHOLE, method: str = "add",
+    shard_bytes: int = SHARD_BYTES, workers: int | None = None, say=print,
+) -> dict:  # fmt: skip
+    """What `merge` would do, and how large the vector is; reads all weights and writes nothing.
+
+    {"files": {name: bytes}, "bytes", "vector_norm", "target_norm", "norms": `norms.table`, "tensors": `norms.of_tensors`,
+    "warnings"}.
+    """
+    check_method(method)
+    models = Models.open(target=target, base=base, chat=chat)
+    additions = models.additions(effective(scale, parts))
+    with _progress("survey", additions) as progress:
+        passed = streaming.run(additions, workers=_threads(workers), progress=progress)
+    warnings = _directory_warnings(models)
+    warnings += norms.judge(norms.total(additions, passed.done, "attention", "mlp"), models).values()
+    for text in warnings:
+        say(f"warning: {text}")
+    files = _plan(Path(), additions, shard_bytes)
+    facts = _facts(additions, passed, files, warnings)
+    return (
+        {"files": {file.path.name: file.bytes for file in files}, "tensors": norms.of_tensors(additions, passed.done)}
+        | {name: facts[name] for name in ("bytes", "vector_norm", "target_norm", "norms", "warnings")}
+    )  # fmt: skip
+
+
+def _threads(workers: int | None) -> int:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if workers is not None and workers < 1:
+        raise InputError(f"workers must be at least 1, found {workers}")
+    return workers or min(usable, MOST_WORKERS)
+
+
+def _plan(directory: Path, additions: list[Addition], shard_bytes: int) -> list[PlannedFile]:
+    """Embedding and lm_head first: while the last tensor is read back, one thread works alone, and those are the largest."""
+    order = sorted(additions, key=lambda a: a.part != "embed")
+    return hf_weights.plan_files(directory, [(a.name, a.target.dtype, a.target.shape) for a in order], shard_bytes=shard_bytes)
+
+
+def _check_space(partial: Path, files: list[PlannedFile]) -> None:
+    """Before the work and not after most of it; what an earlier attempt has written counts."""
+    there = sum(file.path.stat().st_blocks * 512 for file in files if file.path.exists())
+    needed = sum(file.bytes for file in files) - there
+    free = shutil.disk_usage(partial).free
+    if free < needed:
+        raise InputError(f"{partial.parent} has {free:,} bytes free, and {needed:,} more are needed: free some, and run again")
+
+
+@contextmanager
+def _progress(name: str, additions: list[Addition]) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr, in bytes of the target; what it gives is called with how many are through."""
+    size = sum(a.target.bytes for a in additions)
+    with tqdm(desc=name, total=size, unit="B", unit_scale=True, file=sys.stderr, mininterval=1.0, delay=1.0, leave=False) as bar:
+        yield lambda through: bar.update(through - bar.n)
+
+
+def _facts(additions: list[Addition], passed: streaming.Passed, files: list[PlannedFile], warnings: list[str]) -> dict:
+    found, hashes = norms.total(additions, passed.done), {a.name: passed.done[a.name].hashes for a in additions}
+    return {
+        "vector_norm": math.sqrt(found.vector),
+        "target_norm": math.sqrt(found.target),
+        "bytes": sum(file.bytes for file in files),
+        "norms": norms.table(additions, passed.done),
+        # Of the weights as they were read: xxh3_128 of each tensor, and one digest of those for each model.
+        "inputs_read": {role: _digest_of(role, hashes) for role in ("target", "base", "chat")},
+        "tensor_hashes": {name: found.get("out") for name, found in hashes.items()},
+        "warnings": warnings,
+    }
+
+
+def _digest_of(role: str, hashes: dict[str, dict[str, str]]) -> str:
+    return manifest.digest({name: found[role] for name, found in hashes.items() if role in found})
+
+
+# ── what is not weights ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _directory_warnings(models: Models) -> list[str]:
+    target, chat = models.target, models.chat
+    warnings = []
+    ropes = {role: model.config.rope for role, model in models.all.items()}
+    if len(set(ropes.values())) > 1:
+        said = "; ".join(f"{role}: θ {rope.theta:,g}, {_scaling(rope)}" for role, rope in ropes.items())
+        warnings.append(f"RoPE differs ({said}): the target's is written, and the vector was trained under another")
+    epsilons = {role: model.config.rms_norm_eps for role, model in models.all.items()}
+    if len(set(epsilons.values())) > 1:
+        said = ", ".join(f"{role}: {epsilon:g}" for role, epsilon in epsilons.items())
+        warnings.append(f"rms_norm_eps differs ({said}): the target's is written")
+    if not (chat.path / "tokenizer.json").is_file():
+        other = "the target's is taken" if (target.path / "tokenizer.json").is_file() else f"{target.path} has none either"
+        warnings.append(f"{chat.path} has no tokenizer.json: {other}")
+    if not tokenizers.chat_template(chat.path):
+        warnings.append(f"{chat.path} has no chat template: the result will not know how a chat is written")
+    if models.generation is None:
+        ends = chat.carried.get("eos_token_id")
+        warnings.append(f"{chat.path} has no generation_config.json: the end tokens are those of its config.json, {ends}")
+    return warnings
+
+
+def _scaling(rope) -> str:
+    return "no scaling" if rope.scaling is None else f"scaled by {rope.scaling.factor:g}"
+
+
+def _write_texts(partial: Path, models: Models) -> list[str]:
+    """Configs, tokenizer and chat template; returns what a person should know of them."""
+    target, chat = models.target, models.chat
+    # Llama-3-Instruct names its two end tokens in generation_config.json alone.
+    settings = models.generation or {}
+    ids, warnings = {k: v for k, v in (chat.carried | settings).items() if k.endswith("_token_id")}, []
+    if not models.one_vocabulary or not (chat.path / "tokenizer.json").is_file():
+        tokenizers.copy_files(target.path, partial)
+    if models.one_vocabulary:
+        tokenizers.copy_files(chat.path, partial)
+    else:
+        ids, warnings = _chat_format_of_target(partial, models, ids)
+        settings = {k: v for k, v in settings.items() if not k.endswith("_token_id")} | ids
+    hf_weights.write_configs(partial, target.config, target.carried | ids)
+    if models.generation is not None:
+        (partial / "generation_config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return warnings
+
+
+def _chat_format_of_target(partial: Path, models: Models, ids: dict) -> tuple[dict, list[str]]:
+    """For a target with a vocabulary of its own: the chat model's template and its tokens' ids there, as far as they exist."""
+    target, chat = models.target.path, models.chat.path
+    if not all((path / "tokenizer.json").is_file() for path in (target, chat)):
+        return {}, [f"without both tokenizers the chat format of {chat} cannot be written in the tokens of {target}: it is left out"]
+    mine, theirs, warnings = tokenizers.load(target), tokenizers.load(chat), []
+    absent = [token for token in theirs.special if token in theirs.chat_template and token not in mine.special]
+    if absent:
+        warnings.append(f"the tokenizer of {target} has no {', '.join(absent)}, which the chat template of {chat} uses: it is left out")
+    elif theirs.chat_template:
+        (partial / "chat_template.jinja").write_text(theirs.chat_template, encoding="utf-8")
+    names, found = {number: token for token, number in theirs.special.items()}, {}
+    for key, value in ids.items():
+        if value is None:
+            continue
+        wanted = [names.get(number) for number in (value if isinstance(value, list) else [value])]
+        numbers = [mine.special[token] for token in wanted if token in mine.special]
+        if len(numbers) < len(wanted):
+            warnings.append(f"{key} of {chat} ({value}) has tokens that {target} does not know: only {numbers} is written")
+        if numbers:
+            found[key] = numbers if isinstance(value, list) else numbers[0]
+    return found, warnings
