@@ -21,6 +21,10 @@ from openko.errors import InputError
 
 FONT_FILE = "koreanize_matplotlib/fonts/NanumGothic.ttf"  # carried by the text packages; the package is never imported
 HANGUL_FONTS = ("NanumGothic", "Noto Sans CJK KR", "Noto Sans KR", "AppleGothic", "Malgun Gothic")
+STYLE = {
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+    "axes.unicode_minus": False,  # the Hangul font has a hyphen and no minus sign
+}  # fmt: skip
 COLOURS = ("#0b6e99", "#c8553d", "#588157", "#7b5ea7", "#b08900", "#444444")
 
 
@@ -46,7 +50,8 @@ def save(directory: Path, name: str, data: dict, *, packages: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     picture = directory / f"{name}.png"
-    figure.savefig(picture, dpi=110, metadata={"Software": None})
+    with matplotlib.rc_context(STYLE):  # ticks get their text only now
+        figure.savefig(picture, dpi=110, metadata={"Software": None})
     return picture
 
 
@@ -63,7 +68,7 @@ def draw(data: dict, font: font_manager.FontProperties) -> Figure:
     painters = {"lines": _lines, "bars": _bars, "road": _road}
     if data.get("kind") not in painters:
         raise InputError(f"figure kind must be one of {', '.join(painters)}, found {data.get('kind')!r}")
-    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25}):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 4.2), layout="constrained")
         axes = figure.subplots()
         painters[data["kind"]](axes, data)
