@@ -188,7 +188,7 @@ def merge(
         _print_survey(chat_vector.survey(**settings), as_json)
         return
     facts = chat_vector.merge(out, **settings).facts
-    _print_record({"out": str(out)} | {k: v for k, v in facts.items() if as_json or not isinstance(v, dict | list)}, as_json)
+    _print_record({"out": str(out), **facts}, as_json)
 
 
 def _print_survey(found: dict, as_json: bool) -> None:
@@ -356,7 +356,7 @@ def ended_turns(
 
     if language not in ended_turns.PROMPTS:
         raise InputError(f"--language must be one of {', '.join(ended_turns.PROMPTS)}, found {language!r}")
-    answers = ended_turns.ask(Sampler(directory), language, temperature=temperature, top_p=top_p, seed=seed)
+    answers = ended_turns.ask(Sampler(directory, say=_to_stderr), language, temperature=temperature, top_p=top_p, seed=seed)
     _print_record(vars(ended_turns.count(answers, language)), as_json)
 
 
@@ -530,9 +530,11 @@ def _read_text(path: Path) -> str:
 
 
 def _print_record(record: dict, as_json: bool) -> None:
+    """As JSON whole; for people what fits on a line each."""
     if as_json:
         print(json.dumps(record, ensure_ascii=False))
         return
+    record = {key: value for key, value in record.items() if not isinstance(value, dict | list)}
     width = max(len(k) for k in record)
     for key, value in record.items():
         print(f"{key:<{width}}  {value:,.4g}" if isinstance(value, float) else f"{key:<{width}}  {value}")

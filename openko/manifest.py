@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import filelock
+import xxhash
 
 from openko.errors import InputError
 
@@ -30,7 +31,8 @@ PACKAGE = Path(__file__).parent
 class Manifest:
     """kind: "token-shards", "hf-model", …  recipe: every setting that shaped the content.
     inputs: {name: {"path", "content"}}.  code: fingerprint of the openko modules that made it.
-    files: {relative path: {"bytes", "sha256"}}.  facts: what is worth knowing (counts, losses, sources)."""
+    files: {relative path: {"bytes", "sha256"}}, or "xxh3_128" for gigabytes that a step reads back itself.
+    facts: what is worth knowing (counts, losses, sources)."""
 
     kind: str
     recipe: dict
@@ -55,8 +57,9 @@ class Manifest:
 class Made:
     """What `make` may return in place of facts alone, having read its own files back: their hashes.
 
-    hashes: {relative path: sha256} of files that need no second reading. `build` then also sees to it that all files are
-    on the disk before the directory gets its name.
+    hashes: {relative path: xxh3_128} of files that need no second reading. It finds any damage and is twelve times as fast as
+    SHA-256, which no one would need here: a manifest is no signature. `build` then also sees to it that all files are on
+    the disk before the directory gets its name.
     """
 
     facts: dict
@@ -68,9 +71,13 @@ def digest(value) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def file_hash(path: Path) -> str:
+ALGORITHMS = {"sha256": hashlib.sha256, "xxh3_128": xxhash.xxh3_128}
+
+
+def file_hash(path: Path, algorithm: str = "sha256") -> str:
+    """One of ALGORITHMS over a file's bytes, as hexadecimal."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, ALGORITHMS[algorithm]).hexdigest()
 
 
 def write_json(path: Path, value) -> None:
@@ -111,7 +118,8 @@ def verify(directory: Path) -> Manifest:
     """Read every byte and compare it with the manifest's hashes."""
     manifest = read(directory)
     for name, entry in manifest.files.items():
-        if file_hash(Path(directory) / name) != entry["sha256"]:
+        (algorithm,) = entry.keys() & ALGORITHMS.keys()
+        if file_hash(Path(directory) / name, algorithm) != entry[algorithm]:
             raise InputError(f"{Path(directory) / name} has changed since it was written: delete {directory} and make it again")
     return manifest
 
@@ -145,11 +153,17 @@ def describe_inputs(
 
 
 def hash_files(directory: Path, known: dict[str, str] | None = None) -> dict:
-    """{relative path: {"bytes", "sha256"}} of every file below a directory, its manifest apart; `known` hashes are believed."""
+    """{relative path: {"bytes", "sha256"}} of every file below a directory, its manifest apart.
+
+    known: {relative path: xxh3_128} of files whose hash is believed and takes the other's place.
+    """
     paths = sorted(p for p in directory.rglob("*") if p.is_file() and p != directory / NAME)
     paths = [p for p in paths if p.name != MARK and SCRATCH not in p.relative_to(directory).parts]
-    names = {p.relative_to(directory).as_posix(): p for p in paths}
-    return {name: {"bytes": p.stat().st_size, "sha256": (known or {}).get(name) or file_hash(p)} for name, p in names.items()}
+    names, known = {p.relative_to(directory).as_posix(): p for p in paths}, known or {}
+    return {
+        name: {"bytes": p.stat().st_size} | ({"xxh3_128": known[name]} if name in known else {"sha256": file_hash(p)})
+        for name, p in names.items()
+    }
 
 
 def build(

@@ -1,12 +1,12 @@
 """openko.manifest: a directory under its final name is whole, and is made again only when something changed."""
 
 import errno
-import hashlib
 import json
 import os
 import shutil
 
 import pytest
+import xxhash
 
 from openko import manifest
 from openko.errors import InputError
@@ -112,17 +112,20 @@ def test_two_builders_at_once_are_refused(tmp_path):
 
 def test_files_that_were_read_back_by_their_maker_are_not_read_again(tmp_path, monkeypatch):
     plain, read, synced = manifest.file_hash, [], []
-    monkeypatch.setattr(manifest, "file_hash", lambda path: read.append(path.name) or plain(path))
+    monkeypatch.setattr(manifest, "file_hash", lambda path, *how: read.append(path.name) or plain(path, *how))
     monkeypatch.setattr(os, "fsync", synced.append)
 
     def make(partial):
         (partial / "large.bin").write_bytes(b"large")
-        return manifest.Made(hello(partial), {"large.bin": hashlib.sha256(b"large").hexdigest()})
+        return manifest.Made(hello(partial), {"large.bin": xxhash.xxh3_128(b"large").hexdigest()})
 
     found = build(tmp_path / "made", make)
     assert read == ["hello.txt"] and found.facts == {"words": 1}
     assert len(synced) == 4  # both files, the manifest and the directory's own entries
     assert manifest.verify(tmp_path / "made") == found
+    (tmp_path / "made" / "large.bin").write_bytes(b"Large")
+    with pytest.raises(InputError, match=r"large\.bin has changed"):
+        manifest.verify(tmp_path / "made")
 
 
 # ── up to date, or made again ────────────────────────────────────────────────────────────────────────────────────

@@ -45,7 +45,7 @@ def sweep(
     points = []
     for number, scale in enumerate(scales):
         tried = chat_vector.add(into, start, end, scale=scale, parts=parts, special=special, method=method)
-        sampler = Sampler(chat, tried)
+        sampler = Sampler(chat, tried, say=say)
         ended = {language: ended_turns.count(ended_turns.ask(sampler, language), language).share for language in languages}
         points.append(Point(float(scale), measure(tried), ended))
         bits = ", ".join(f"{name} {value:.3f}" for name, value in points[-1].bits_per_byte.items())
