@@ -65,8 +65,10 @@ def ours(config: LlamaConfig, directory: Path, pipe) -> None:
 
 def limits(config: LlamaConfig) -> tuple[float, float]:
     """Seconds to read all weights once, and seconds of one floating-point operation in a large matrix product."""
-    weights, matrix = jnp.ones(llama.parameter_count(config), jnp.float32), jnp.ones((2048, 2048), jnp.float32)
-    total, product = jax.jit(jnp.sum), jax.jit(jnp.matmul)
+    cores = len(os.sched_getaffinity(0))
+    weights = jnp.ones((cores, llama.parameter_count(config) // cores), jnp.float32)  # a row for each core to read
+    matrix = jnp.ones((2048, 2048), jnp.float32)
+    total, product = jax.jit(lambda x: jnp.sum(x, axis=1)), jax.jit(jnp.matmul)
     reading = median(seconds(lambda: total(weights).block_until_ready())[0] for _ in range(20))
     multiplying = median(seconds(lambda: product(matrix, matrix).block_until_ready())[0] for _ in range(20))
     return reading, multiplying / (2 * 2048**3)

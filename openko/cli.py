@@ -149,7 +149,8 @@ def train(
     if distributed or coordinator is not None:
         hosts.join(coordinator, processes, process)
     made = train(
-        out, **settings, checkpoint_dir=checkpoint_dir, tensorboard=tensorboard, evaluate=_texts(evaluate), evaluate_every=eval_every,
+        out, **settings, checkpoint_dir=checkpoint_dir, tensorboard=tensorboard,
+        evaluate=_texts(evaluate, "--eval"), evaluate_every=eval_every,
         time_budget=None if time_budget is None else stopping.seconds(time_budget),
         say=_to_stderr,
     )  # fmt: skip
@@ -188,7 +189,8 @@ def merge(
         _print_survey(chat_vector.survey(**settings), as_json)
         return
     facts = chat_vector.merge(out, **settings).facts
-    _print_record({"out": str(out), **facts}, as_json)
+    # Norms and hashes by tensor are for the manifest and for --json.
+    _print_record({"out": str(out)} | {k: v for k, v in facts.items() if as_json or not isinstance(v, dict | list)}, as_json)
 
 
 def _print_survey(found: dict, as_json: bool) -> None:
@@ -229,18 +231,20 @@ def sweep(
     from openko import chat_vector, figures, manifest
     from openko.evaluation import sweep
 
+    def keep(points):
+        if out is not None:
+            manifest.write_json(out / "sweep.json", [asdict(point) for point in points])
+
+    if out is not None:
+        figures.hangul_font(packages)  # found missing after an hour, it would be found too late
+        out.mkdir(parents=True, exist_ok=True)
     points = sweep.sweep(
-        scale, target=target, base=base, chat=chat, texts=_texts(text), parts=chat_vector.parts_from(part, special_tokens), method=method,
-        context=context, say=_to_stderr,
+        scale, target=target, base=base, chat=chat, texts=_texts(text, "--text"), parts=chat_vector.parts_from(part, special_tokens),
+        method=method, context=context, say=_to_stderr, keep=keep,
     )  # fmt: skip
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        manifest.write_json(out / "sweep.json", [asdict(point) for point in points])
         figures.save(out, "curve", sweep.figure(points), packages=packages)
-    if as_json:
-        print(json.dumps([asdict(point) for point in points]))
-        return
-    _print_rows([
+    _print_rows([asdict(point) for point in points] if as_json else [
         {"λ": point.scale} | {f"{name} bits/byte": f"{bits:.3f}" for name, bits in point.bits_per_byte.items()}
         | {f"{name} ended": f"{share:.0%}" for name, share in point.ended_turns.items()}
         for point in points
@@ -294,6 +298,7 @@ def chat(
     talk = Conversation(
         sampler, system=system, temperature=0.0 if greedy else temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed
     )
+    talk.check()
     _to_stderr(f"{directory}: /clear forgets what was said, /bye leaves, Ctrl-C stops an answer")
     while (line := _read_turn()) not in (None, "/bye"):
         if line == "/clear":
@@ -502,12 +507,14 @@ def _shares(data: list[str]) -> dict[str, float]:
     return shares
 
 
-def _texts(evaluate: list[str]) -> dict[str, list[str]]:
+def _texts(entries: list[str], option: str) -> dict[str, list[str]]:
     texts = {}
-    for entry in evaluate:
+    for entry in entries:
         name, _, path = entry.partition("=")
         if not path:
-            raise InputError(f"--eval {entry}: write NAME=FILE, such as ko=heldout.txt")
+            raise InputError(f"{option} {entry}: write NAME=FILE, such as ko=heldout.txt")
+        if name in texts:
+            raise InputError(f"{option} {entry}: {name} is given twice: give each text its own name")
         text = _read_text(Path(path))
         try:
             texts[name] = [json.loads(line)["text"] for line in text.splitlines()] if path.endswith(".jsonl") else [text]
@@ -530,11 +537,9 @@ def _read_text(path: Path) -> str:
 
 
 def _print_record(record: dict, as_json: bool) -> None:
-    """As JSON whole; for people what fits on a line each."""
     if as_json:
         print(json.dumps(record, ensure_ascii=False))
         return
-    record = {key: value for key, value in record.items() if not isinstance(value, dict | list)}
     width = max(len(k) for k in record)
     for key, value in record.items():
         print(f"{key:<{width}}  {value:,.4g}" if isinstance(value, float) else f"{key:<{width}}  {value}")
@@ -573,7 +578,8 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as ended:
         if ended.code == 130:  # what typer makes of an interrupt
-            print("openko: interrupted; the same command goes on from here", file=sys.stderr)
+            goes_on = {"walkthrough", "train", "merge"} & set(sys.argv[1:2])
+            print("openko: interrupted" + ("; the same command goes on from here" if goes_on else ""), file=sys.stderr)
         raise
 
 

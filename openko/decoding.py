@@ -87,7 +87,7 @@ class Decoder:
 
         What a row holds after its terminator means nothing. Ends when every row has ended.
         """
-        _check(self.config, prompts, temperature, top_p, max_new_tokens)
+        check(self.config, prompts, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens)
         width = _bucket(max(len(prompt) for prompt in prompts))
         tokens = np.zeros((len(prompts), width), np.int32)
         for row, prompt in enumerate(prompts):
@@ -115,7 +115,7 @@ class Decoder:
             drawn += made
 
     def _empty_cache(self, start: np.ndarray, slots: int) -> KVCache:
-        c, dtype = self.config, self.weights["norm"].dtype
+        c, dtype = self.config, self.weights["lm_head"].dtype
         where = None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec(None, "tensor"))
         rows = (len(start), c.num_key_value_heads)
 
@@ -129,7 +129,7 @@ class Decoder:
 
 
 def from_parameters(config: LlamaConfig, parameters: dict) -> Decoder:
-    """A decoder over openko.llama's tree of stacked parameters, copied layer by layer, in their dtype."""
+    """A decoder over openko.llama's tree of stacked parameters (numpy or jax), copied layer by layer, in their dtype."""
 
     def leaf(path, layer):
         found = parameters
@@ -137,7 +137,11 @@ def from_parameters(config: LlamaConfig, parameters: dict) -> Decoder:
             found = found[key]
         return found if layer is None else found[layer]
 
-    return Decoder(config, _laid_out(config, lambda path, layer, name: leaf(path, layer).T))
+    def read(path, layer, name):
+        found = leaf(path, layer).T
+        return jnp.asarray(np.ascontiguousarray(found)) if isinstance(found, np.ndarray) else found
+
+    return Decoder(config, _laid_out(config, read))
 
 
 def load(directory: Path, *, dtype=None, mesh: Mesh | None = None, say: Callable[[str], None] = print) -> Decoder:
@@ -187,7 +191,8 @@ def dtype_for(directory: Path) -> np.dtype:
     """In which dtype to compute: as stored on accelerators; fp32 on CPU, where products of bf16 are slow, if half of the
     memory holds it."""
     tensors = hf_weights.Tensors(directory)
-    stored = tensors.info["model.norm.weight"].dtype if "model.norm.weight" in tensors.info else np.dtype("float32")
+    embedding = tensors.info.get("model.embed_tokens.weight")
+    stored = embedding.dtype if embedding else np.dtype("float32")  # a missing tensor is `load`'s to name
     if jax.default_backend() != "cpu":
         return stored
     wide = 4 * sum(math.prod(info.shape) for info in tensors.info.values())
@@ -197,19 +202,22 @@ def dtype_for(directory: Path) -> np.dtype:
 def mesh_for(config: LlamaConfig, dtype, devices=None) -> Mesh | None:
     """The fewest devices whose memory holds a model, as a mesh with the axis "tensor"; None where one does.
 
-    Half of a device's memory is left to the cache and to what is computed. On CPU there is one memory, and no mesh.
+    Two fifths of a device's memory are left to the cache and to what is computed. On CPU there is one memory, and no mesh.
     """
     devices = jax.local_devices() if devices is None else devices
     limit = (devices[0].memory_stats() or {}).get("bytes_limit")
     if limit is None:
         return None
     size = llama.parameter_count(config) * np.dtype(dtype).itemsize
-    for count in range(1, len(devices) + 1):
-        if config.num_key_value_heads % count == 0 and config.vocab_size % count == 0 and size / count <= 0.6 * limit:
+    widths = (config.num_key_value_heads, config.vocab_size, config.intermediate_size, config.hidden_size)
+    counts = [count for count in range(1, len(devices) + 1) if all(width % count == 0 for width in widths)]
+    for count in counts:
+        if size / count <= 0.6 * limit:
             return None if count == 1 else Mesh(np.array(devices[:count]), ("tensor",))
     raise InputError(
-        f"{size / 1e9:.1f} GB of weights do not fit {len(devices)} devices of {limit / 1e9:.1f} GB, "
-        f"over which {config.num_key_value_heads} key-value heads must divide"
+        f"{size / 1e9:.1f} GB of weights in {np.dtype(dtype)} do not fit {counts[-1]} devices of {limit / 1e9:.1f} GB with room to work, "
+        f"and over more of the {len(devices)} here its {config.num_key_value_heads} key-value heads and other widths do not divide: "
+        "take larger devices, or weights in a smaller dtype"
     )
 
 
@@ -338,7 +346,8 @@ def _grown(cache: KVCache, slots: int) -> KVCache:
     return cache._replace(keys=keys, values=values)
 
 
-def _check(config, prompts, temperature, top_p, max_new_tokens) -> None:
+def check(config: LlamaConfig, prompts: list[list[int]], *, temperature: float, top_p: float, max_new_tokens: int) -> None:
+    """Refuse settings and prompts that `Decoder.stream` would refuse; needs no weights."""
     if not 0 < top_p <= 1 or temperature < 0:
         raise InputError(f"top_p must be in (0, 1] and temperature at least 0, found {top_p} and {temperature}")
     if max_new_tokens < 1:

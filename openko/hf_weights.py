@@ -44,6 +44,8 @@ OURS = {
 ROPE = {"rope_theta", "rope_scaling", "rope_parameters"}
 # Parts of a model, by what is in the names of their tensors.
 PARTS = {"norm": ("norm",), "attention": ("self_attn",), "mlp": ("mlp",), "embed": ("embed_tokens", "lm_head")}
+PIECE = 1 << 20  # numbers of a tensor that are compared at once
+LARGEST_HEADER = 100_000_000  # bytes: the limit of the safetensors format
 SCALING_FIELDS = {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
 
 
@@ -70,6 +72,20 @@ def read_json(directory: Path) -> dict:
     if not isinstance(raw, dict):
         raise InputError(f"{path} holds a {type(raw).__name__}, not the fields of a model")
     return raw
+
+
+def read_generation_config(directory: Path) -> dict | None:
+    """generation_config.json, if the directory has one."""
+    path = Path(directory) / "generation_config.json"
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise InputError(f"{path} is not JSON: {problem}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} holds a {type(found).__name__}, not the settings of a generation")
+    return found
 
 
 def config_from_hf(raw: dict, *, where: str = "config.json", rope: Rope | None = None) -> tuple[LlamaConfig, dict]:
@@ -190,27 +206,12 @@ class Tensors:
             raise InputError(f"model directory {directory} does not exist")
         self.info: dict[str, TensorInfo] = {}
         self._open = {}
-        for path in self._files():
+        for path in weight_files(self.directory):
             start, fields = header(path)
             for name, field in fields.items():
                 if field["dtype"] not in DTYPES:
                     raise InputError(f"{path}: tensor {name} has dtype {field['dtype']}; openko reads {', '.join(DTYPES)}")
                 self.info[name] = TensorInfo(path, tuple(field["shape"]), DTYPES[field["dtype"]], start + field["data_offsets"][0])
-
-    def _files(self) -> list[Path]:
-        index, single = self.directory / INDEX, self.directory / "model.safetensors"
-        if index.is_file():
-            try:
-                names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (ValueError, KeyError, AttributeError, TypeError) as problem:
-                raise InputError(f"{index} cannot be read ({problem!r}): is the download complete?") from None
-            absent = [n for n in names if not (self.directory / n).is_file()]
-            if absent:
-                raise InputError(f"{self.directory}: shard {', '.join(absent)}, named in {INDEX}, is missing: download it again")
-            return [self.directory / n for n in names]
-        if single.is_file():
-            return [single]
-        raise InputError(f"{self.directory} has neither model.safetensors nor {INDEX}; other weight formats are not read")
 
     def read(self, name: str, index=slice(None)) -> np.ndarray:
         """A tensor or a part of it, in its own dtype; only that part is read from disk."""
@@ -220,29 +221,75 @@ class Tensors:
         return self._open[file].get_slice(name)[index]
 
 
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a directory: those that its index names, or the one model.safetensors."""
+    index, single = directory / INDEX, directory / "model.safetensors"
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as problem:
+            raise InputError(f"{index} cannot be read ({problem!r}): is the download complete?") from None
+        absent = [n for n in names if not (directory / n).is_file()]
+        if absent:
+            raise InputError(f"{directory}: shard {', '.join(absent)}, named in {INDEX}, is missing: download it again")
+        return [directory / n for n in names]
+    if single.is_file():
+        return [single]
+    raise InputError(f"{directory} has neither model.safetensors nor {INDEX}; other weight formats are not read")
+
+
+class _TooShort(ValueError):
+    """A file that ends before its header says."""
+
+
 def header(path: Path) -> tuple[int, dict]:
     """Where the data of a safetensors file begins, in bytes, and its tensors: {name: {"dtype", "shape", "data_offsets"}}.
 
-    The offsets [begin, end] count from there. A file that is shorter than its header says is refused.
+    The offsets [begin, end] count from there. Refused, as by the format's specification: a file that ends elsewhere than its
+    header says, and tensors that leave a gap, lie over one another or do not have the bytes of their shape.
     """
     size = path.stat().st_size
     try:
+        if size < 8:
+            raise _TooShort(f"it has {size} bytes")
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if 8 + length > size:
-                raise ValueError(f"its header ends at byte {8 + length:,}, and the file has {size:,} bytes")
+                # What is no safetensors file begins with any 8 bytes, which are nearly always a number beyond the format's limit.
+                problem = ValueError if length > LARGEST_HEADER else _TooShort
+                raise problem(f"its header ends at byte {8 + length:,}, and the file has {size:,} bytes")
             fields = json.loads(file.read(length))
         fields.pop("__metadata__", None)
-        end = 8 + length + max((field["data_offsets"][1] for field in fields.values()), default=0)
+        end = 8 + length + _end_of(fields)
         if end > size:
-            raise ValueError(f"by its header it has {end:,} bytes, and there are {size:,}")
-        for name, field in fields.items():
-            begin, end = field["data_offsets"]
-            if field["dtype"] in DTYPES and end - begin != math.prod(field["shape"]) * DTYPES[field["dtype"]].itemsize:
-                raise ValueError(f"{end - begin:,} bytes for tensor {name}, {field['dtype']} {field['shape']}")
-    except (struct.error, ValueError, KeyError, AttributeError, TypeError) as problem:
-        raise InputError(f"{path} cannot be read as safetensors ({problem}): is the download complete?") from problem
+            raise _TooShort(f"by its header it has {end:,} bytes, and there are {size:,}")
+        if end < size:
+            raise ValueError(f"by its header it has {end:,} bytes, and there are {size:,}: {size - end:,} belong to no tensor")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as problem:
+        hint = "is the download complete?" if isinstance(problem, _TooShort) else "is it a safetensors file?"
+        raise InputError(f"{path} cannot be read as safetensors ({problem}): {hint}") from problem
     return 8 + length, fields
+
+
+def _end_of(fields: dict) -> int:
+    """Where the last tensor of a header ends; ValueError, with its name, for one that does not begin where another ends."""
+    for name, field in fields.items():
+        offsets, shape = field["data_offsets"], field["shape"]
+        if len(offsets) != 2 or any(type(n) is not int or n < 0 for n in offsets) or offsets[0] > offsets[1]:
+            raise ValueError(f"tensor {name} has the offsets {offsets}, not two positions in the file")
+        if any(type(n) is not int or n < 0 for n in shape):
+            raise ValueError(f"tensor {name} has the shape {shape}")
+        length = offsets[1] - offsets[0]
+        if field["dtype"] in DTYPES and length != math.prod(shape) * DTYPES[field["dtype"]].itemsize:
+            raise ValueError(f"{length:,} bytes for tensor {name}, {field['dtype']} {shape}")
+    end = 0
+    for name in sorted(fields, key=lambda name: fields[name]["data_offsets"]):
+        begin, after = fields[name]["data_offsets"]
+        if begin != end:
+            what = "a gap" if begin > end else "two tensors in one place"
+            raise ValueError(f"tensor {name} begins at byte {begin:,} of the data, and the one before ends at {end:,}: {what}")
+        end = after
+    return end
 
 
 def tensor_names(config: LlamaConfig) -> dict[tuple[str, ...], str]:
@@ -321,13 +368,22 @@ def check_tensors(tensors: Tensors, config: LlamaConfig) -> list[str]:
     # Old Llama exports carry the inverse frequencies, which readers compute from θ; tied ones may repeat the embedding.
     extra = {n for n in tensors.info if n not in expected and not re.fullmatch(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", n)}
     if extra == {"lm_head.weight"} and config.tie_word_embeddings:
-        rows = [slice(start, min(start + 4096, config.vocab_size)) for start in range(0, config.vocab_size, 4096)]
-        if all(np.array_equal(tensors.read("lm_head.weight", some), tensors.read("model.embed_tokens.weight", some)) for some in rows):
+        if _equal(tensors.info["lm_head.weight"], tensors.info["model.embed_tokens.weight"]):
             return list(expected)
         raise InputError(f"{tensors.directory}: lm_head.weight differs from the embedding, but tie_word_embeddings is true")
     if extra:
         raise InputError(f"{tensors.directory}: unknown tensor {', '.join(sorted(extra)[:5])}: this is not a plain Llama")
     return list(expected)
+
+
+def _equal(one: TensorInfo, other: TensorInfo) -> bool:
+    """Whether two tensors hold the same numbers; read a piece at a time, for a memory map of both would count as memory."""
+
+    def piece(info: TensorInfo, start: int) -> np.ndarray:
+        length = min(PIECE, info.size - start) * info.dtype.itemsize
+        return np.fromfile(info.file, np.uint8, length, offset=info.start + start * info.dtype.itemsize).view(info.dtype)
+
+    return one.shape == other.shape and all(np.array_equal(piece(one, k), piece(other, k)) for k in range(0, one.size, PIECE))
 
 
 def _each(config: LlamaConfig) -> Iterator[tuple[tuple, str, tuple[int, ...]]]:

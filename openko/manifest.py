@@ -43,7 +43,7 @@ class Manifest:
 
     @property
     def content(self) -> str:
-        """Hash of the file hashes: equal when and only when all files are equal."""
+        """Hash of the file hashes: equal when and only when all files are equal and were hashed alike (see `files`)."""
         return digest(self.files)
 
     def is_made_by(self, kind: str, recipe: dict, inputs: dict, code: str) -> bool:
@@ -58,8 +58,9 @@ class Made:
     """What `make` may return in place of facts alone, having read its own files back: their hashes.
 
     hashes: {relative path: xxh3_128} of files that need no second reading. It finds any damage and is twelve times as fast as
-    SHA-256, which no one would need here: a manifest is no signature. `build` then also sees to it that all files are on
-    the disk before the directory gets its name.
+    SHA-256, which no one would need here: a manifest is no signature. `build` then also sees to it that all files were given
+    to the disk before the directory gets its name. What is read back right after writing comes from the system's cache:
+    that checks the writing, and `verify` on a later day the medium.
     """
 
     facts: dict
@@ -118,7 +119,12 @@ def verify(directory: Path) -> Manifest:
     """Read every byte and compare it with the manifest's hashes."""
     manifest = read(directory)
     for name, entry in manifest.files.items():
-        (algorithm,) = entry.keys() & ALGORITHMS.keys()
+        algorithm = next((known for known in ALGORITHMS if known in entry), None)
+        if algorithm is None:
+            raise InputError(
+                f"{Path(directory) / NAME} gives {name} no hash that is known here ({', '.join(ALGORITHMS)}): it is another version's "
+                "manifest; verify it with that version of openko"
+            )
         if file_hash(Path(directory) / name, algorithm) != entry[algorithm]:
             raise InputError(f"{Path(directory) / name} has changed since it was written: delete {directory} and make it again")
     return manifest

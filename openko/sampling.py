@@ -1,11 +1,12 @@
 """Text from a model directory: prompts through its own chat template, answers as they are drawn, conversations."""
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from openko import decoding, hf_weights, tokenizers
+from openko.decoding import Decoder
 from openko.errors import InputError
 from openko.tokenizers import Tokenizer
 
@@ -45,11 +46,15 @@ class Sampler:
                 f"{self.config.vocab_size}: these files belong to two models"
             )
         self.terminators = _terminators(self.directory, carried)
-        if parameters is None:
-            dtype = decoding.dtype_for(directory) if dtype is None else dtype
-            self.decoder = decoding.load(directory, dtype=dtype, mesh=decoding.mesh_for(self.config, dtype), say=say)
-        else:
-            self.decoder = decoding.from_parameters(self.config, parameters)
+        self._parameters, self._dtype = parameters, dtype
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The weights, read when they are first needed: what can be refused without them is refused before."""
+        if self._parameters is not None:
+            return decoding.from_parameters(self.config, self._parameters)
+        dtype = decoding.dtype_for(self.directory) if self._dtype is None else self._dtype
+        return decoding.load(self.directory, dtype=dtype, mesh=decoding.mesh_for(self.config, dtype), say=self.say)
 
     def answer(
         self, prompts: list[str], *, system: str | None = None, temperature: float = 1.0, top_p: float = 0.9,
@@ -77,12 +82,10 @@ class Sampler:
         max_new_tokens: int = 512, seed: int = 0,
     ) -> Sample:  # fmt: skip
         """The next turn of a conversation ({"role", "content"}), its text given to `show` piece by piece."""
-        stream, drawn = TextStream(self.tokenizer), []
-        pieces = self.decoder.stream(
-            [self.tokenizer.encode_chat(messages)], terminators=self.terminators, temperature=temperature, top_p=top_p,
-            max_new_tokens=max_new_tokens, seed=seed, steps=STREAM_STEPS,
-        )  # fmt: skip
-        for piece in pieces:
+        stream, drawn, ids = TextStream(self.tokenizer), [], [self.tokenizer.encode_chat(messages)]
+        how = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens}
+        decoding.check(self.config, ids, **how)
+        for piece in self.decoder.stream(ids, terminators=self.terminators, **how, seed=seed, steps=STREAM_STEPS):
             new = piece[0].tolist()
             drawn += new
             if text := stream.push(t for t in new if t not in self.terminators):
@@ -97,6 +100,7 @@ class Sampler:
         return self.tokenizer[tokenizers.END], self.tokenizer[tokenizers.TURN_END]
 
     def _samples(self, prompts, ids, terminators, **how) -> list[Sample]:
+        decoding.check(self.config, ids, **{name: value for name, value in how.items() if name != "seed"})
         found = self.decoder.generate(ids, terminators=terminators, say=self.say, **how)
         return [self._sample(prompt, new, terminators) for prompt, new in zip(prompts, found, strict=True)]
 
@@ -146,6 +150,12 @@ class Conversation:
         self.messages = [{"role": "system", "content": system}] if system else []
         self._first = len(self.messages)
         self._turn = 0
+        self._settings = {name: value for name, value in how.items() if name != "seed"}
+
+    def check(self) -> None:
+        """Refuse a directory without a template, and settings that cannot be, before the weights are read."""
+        ids = self.sampler.tokenizer.encode_chat([*self.messages, {"role": "user", "content": "?"}])
+        decoding.check(self.sampler.config, [ids], **{"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 512} | self._settings)
 
     def ask(self, text: str, show: Callable[[str], None], say: Callable[[str], None] = print) -> Sample:
         """One question and its answer, shown piece by piece; both stay in the conversation. say: told what is forgotten.
@@ -168,8 +178,7 @@ class Conversation:
 
 def _terminators(directory: Path, carried: dict) -> tuple[int, ...]:
     """The end tokens of generation_config.json, else of config.json."""
-    path = directory / "generation_config.json"
-    found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
+    found = (hf_weights.read_generation_config(directory) or {}).get("eos_token_id")
     found = carried.get("eos_token_id") if found is None else found
     if found is None:
         raise InputError(f"{directory}: no eos_token_id in generation_config.json or config.json: nothing would end an answer")

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from openko import chat_vector, cli, hf_weights, manifest, tokenizers
-from openko.chat_vector import arithmetic, streaming
+from openko.chat_vector import arithmetic, merging, streaming
 from openko.errors import InputError
 from openko.hf_weights import Tensors
 from openko.profiles import VectorScale
@@ -272,6 +273,44 @@ def test_large_foreign_files_are_known_by_size_time_and_header(merge, three, mon
     assert "up to date" not in merge().said[-1]
 
 
+def flip(path, place):
+    """Another byte, at the same size and time of change."""
+    status = path.stat()
+    with open(path, "r+b") as file:
+        file.seek(place)
+        (byte,) = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte ^ 1]))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0], ids=["beginning", "middle", "end"])
+def test_of_large_foreign_files_pieces_are_known_too(three, monkeypatch, share):
+    monkeypatch.setattr(chat_vector.models, "SMALL", 1000)
+    monkeypatch.setattr(chat_vector.models, "PIECE", 64)
+    weights = three["base"] / "model.safetensors"
+    start, end, before = hf_weights.header(weights)[0], weights.stat().st_size, chat_vector.models.identity(three["base"])
+    flip(weights, min(end - 1, int(start + share * (end - start))))
+    assert chat_vector.models.identity(three["base"]) != before
+
+
+@pytest.mark.parametrize("small", [1000, 10**9])
+def test_only_what_a_merge_reads_counts(merge, three, monkeypatch, small):
+    monkeypatch.setattr(chat_vector.models, "SMALL", small)
+    merge()
+    (three["chat"] / "README.md").write_text("of no matter")
+    (three["chat"] / "original").mkdir()
+    (three["chat"] / "model-old.safetensors").write_bytes(b"not in the index")
+    assert "up to date" in merge().said[-1]
+    (three["chat"] / "chat_template.jinja").write_text("{{ messages[0] }}")
+    assert "up to date" not in merge().said[-1]
+
+
+def test_a_result_inside_an_input_is_up_to_date_too(merge):
+    merge("chat/out")
+    assert merge("chat/out").said[-1].endswith("up to date")
+
+
 # ── tied and untied ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -398,6 +437,94 @@ def test_a_template_whose_tokens_the_target_lacks_is_left_out_with_a_warning(mer
     assert any("has no <|eot_id|>" in line for line in made.said)
     assert not (made.path / "chat_template.jinja").exists()
     assert any("has no <|eot_id|>" in line for line in made.facts["warnings"])
+    assert chat_vector.survey(**three, parts=KEEP, say=lambda line: None)["warnings"] == made.facts["warnings"]
+
+
+@pytest.fixture
+def other_tokens(three):
+    """Tokenizers of one size: the target's and the base's learned other words than the chat model's."""
+    korean, english = (
+        tokenizers.train([text * 20], 290, "test") for text in ("한국어와 우리말, 그리고 1234. ", "English and more words, 1234. ")
+    )
+    assert korean.vocab_size == english.vocab_size and korean.special == english.special
+    for role, trained in (("target", korean), ("base", korean), ("chat", english)):
+        trained.save(three[role])
+    return SimpleNamespace(korean=korean, english=english)
+
+
+@pytest.mark.parametrize("odd", ["target", "base", "chat"])
+def test_other_tokens_in_as_many_rows_are_another_vocabulary(merge, three, other_tokens, odd):
+    for role in ROLES:
+        (other_tokens.english if role == odd else other_tokens.korean).save(three[role])
+    with pytest.raises(
+        InputError, match=r"/(target|base) and \S+/(base|chat) have .*other tokens.*--scale embed=0 --special-tokens keep"
+    ) as told:
+        merge()
+    assert f"/{odd} " in str(told.value)
+    with pytest.raises(InputError, match="other tokens"):
+        chat_vector.survey(**three, parts=VectorScale(embed=0.0), say=lambda line: None)
+    made = merge(parts=KEEP)
+    name = "lm_head.weight"
+    np.testing.assert_array_equal(Tensors(made.path).read(name), Tensors(three["target"]).read(name))
+    assert (made.path / "tokenizer.json").read_bytes() == (three["target"] / "tokenizer.json").read_bytes()
+    assert (made.path / "chat_template.jinja").read_text() == (three["chat"] / "chat_template.jinja").read_text()
+    assert [row["vector"] for row in made.facts["norms"] if row["part"] == "embed"] == [None, None]
+
+
+def test_special_tokens_may_have_other_names(merge, three, other_tokens):
+    """Llama-3's base calls reserved what Llama-3-Instruct names."""
+    for role in ROLES:
+        other_tokens.korean.save(three[role])
+    for role in ("target", "base"):
+        path = three[role] / "tokenizer.json"
+        path.write_text(path.read_text().replace("<|eot_id|>", "<|reserved_special_token_99|>"))
+    assert merge().said == []
+
+
+def test_one_tokenizer_is_not_read_to_be_compared_with_itself(merge, three, other_tokens, monkeypatch):
+    for role in ROLES:
+        other_tokens.korean.save(three[role])
+    monkeypatch.setattr(tokenizers, "load", lambda _: pytest.fail("read"))
+    merge()
+
+
+def test_generations_own_tokens_stay_out_of_config_json(merge, three):
+    ids = {"bos_token_id": 0, "eos_token_id": [1, 9], "pad_token_id": 5, "decoder_start_token_id": 3}
+    (three["chat"] / "generation_config.json").write_text(json.dumps(ids))
+    out = merge().path
+    assert json.loads((out / "generation_config.json").read_text()) == ids
+    config = json.loads((out / "config.json").read_text())
+    assert "decoder_start_token_id" not in config and {name: config[name] for name in list(ids)[:3]} == dict(list(ids.items())[:3])
+
+
+# ── rows that the chat model alone has trained ───────────────────────────────────────────────────────────────────
+
+LLAMA_3 = {token: 128_000 + i for i, token in enumerate(tokenizers.special_tokens(256))}
+LAST = 128_255
+
+
+@pytest.mark.parametrize(("template", "ends", "special", "rows"), [
+    (tokenizers.CHAT_TEMPLATE, 128_001, LLAMA_3, [128_006, 128_007, 128_009]),
+    (tokenizers.CHAT_TEMPLATE, 128_009, LLAMA_3, [128_006, 128_007, 128_009]),  # Llama-3-Instruct's config.json: the turn's end
+    (tokenizers.CHAT_TEMPLATE, [128_001, 128_009], LLAMA_3, [128_006, 128_007, 128_009]),
+    ("<|begin_of_text|><|eot_id|><|end_of_text|>", 128_001, LLAMA_3, [128_009]),
+    ("{{ messages }}", 128_001, LLAMA_3, [*range(128_002, LAST + 1)]),
+    ("", 128_001, LLAMA_3, [*range(128_002, LAST + 1)]),
+    ("<s><|im_start|><|im_end|></s>", [2, 4], {"<s>": 128_000, "</s>": 2, "<|im_start|>": 3, "<|im_end|>": 4}, [3, 4]),
+])  # fmt: skip
+def test_the_rows_are_those_of_the_tokens_that_the_template_writes(tmp_path, monkeypatch, template, ends, special, rows):
+    (tmp_path / "config.json").write_text(json.dumps({"bos_token_id": 128_000, "eos_token_id": ends}))
+    if template:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    monkeypatch.setattr(tokenizers, "load", lambda _: SimpleNamespace(special=special))
+    assert chat_vector.special_rows(tmp_path, VectorScale(special="transplant")).tolist() == rows
+
+
+def test_the_rows_of_our_own_tokenizers_are_the_same_three(three, other_tokens):
+    (three["chat"] / "chat_template.jinja").unlink()
+    ours = other_tokens.english.special
+    expected = [ours[token] for token in (tokenizers.HEADER, tokenizers.HEADER_END, tokenizers.TURN_END)]
+    assert chat_vector.special_rows(three["chat"], VectorScale(special="transplant")).tolist() == expected
 
 
 # ── refused ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -595,8 +722,10 @@ def test_what_is_odd_is_told_with_numbers_and_done(merge, three, spoil, said):
     made = merge()
     with_prefix = [line for line in made.said if line.startswith("warning: ")]
     assert [line for line in with_prefix if re.search(said, line)], made.said
-    if spoil is not exchanged:  # which only the sample can tell
-        assert any(line.removeprefix("warning: ") in made.facts["warnings"] for line in with_prefix)
+    assert [line for line in made.facts["warnings"] if re.search(said, line)]
+    surveyed = []
+    assert chat_vector.survey(**three, say=surveyed.append)["warnings"] == made.facts["warnings"]
+    assert surveyed == with_prefix
 
 
 def test_the_warning_comes_before_the_work(merge, three, monkeypatch):
@@ -723,6 +852,49 @@ def test_an_interrupt_leaves_it_to_go_on(tmp_path, merge, three, counted, monkey
     merge()
     assert total - 1 <= len(counted) <= total + 2
     assert_is_sum(three, tmp_path / "out", alike(1.0))
+
+
+@pytest.fixture
+def interrupted(merge, monkeypatch):
+    """Control-C, which reaches the main thread: while it shows the progress, after five tensors."""
+    real, written = streaming.Journal.add, []
+
+    def slow(journal, name, done):
+        real(journal, name, done)
+        written.append(name)
+        if len(written) == 5:
+            time.sleep(0.5)
+
+    def progress(through):
+        if len(written) >= 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(streaming.Journal, "add", slow)
+        patch.setattr(merging, "_progress", lambda *_: contextlib.nullcontext(progress))
+        with pytest.raises(KeyboardInterrupt):
+            merge(workers=1, shard_bytes=40_000)
+    return written
+
+
+def test_an_interrupt_of_the_main_thread_leaves_it_to_go_on(tmp_path, merge, three, interrupted, counted):
+    assert threading.active_count() == 1 or not any("_guarded" in thread.name for thread in threading.enumerate())
+    assert len(interrupted) < len(Tensors(three["target"]).info) and not (tmp_path / "out").exists()
+    again = merge(shard_bytes=40_000)
+    assert len(counted) == len(Tensors(three["target"]).info) - len(interrupted)
+    assert_is_sum(three, again.path, alike(1.0))
+    manifest.verify(again.path)
+
+
+def test_what_was_written_from_other_inputs_is_made_again(merge, three, monkeypatch, counted, request):
+    """The journal tells nothing of inputs: it is believed because the mark of the unfinished directory names them."""
+    monkeypatch.setattr(chat_vector.models, "SMALL", 1000)
+    request.getfixturevalue("interrupted")
+    counted.clear()
+    flip(three["base"] / "model.safetensors", (three["base"] / "model.safetensors").stat().st_size - 4)
+    again = merge(shard_bytes=40_000)
+    assert len(counted) == len(Tensors(three["target"]).info)
+    assert_is_sum(three, again.path, alike(1.0))
 
 
 def test_what_is_not_on_the_disk_as_it_was_written_is_found(merge, three, monkeypatch):

@@ -1,5 +1,6 @@
 """openko.cli: bad input ends with one message and status 2, and nothing is written; and the main job's small parts."""
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -15,9 +16,10 @@ from matplotlib import font_manager
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from safetensors.numpy import save_file
 
-from openko import bits_per_byte, cli, figures, hf_weights, manifest, notebook, profiles, rehearsal, tokenizers, walkthrough
+from openko import bits_per_byte, chat_vector, cli, figures, hf_weights, manifest, notebook, profiles, rehearsal, tokenizers, walkthrough
 from openko.errors import InputError
-from openko.evaluation import ended_turns
+from openko.evaluation import ended_turns, sweep
+from openko.rope import Rope
 from openko.sampling import Sampler
 
 
@@ -76,6 +78,11 @@ BAD = {
     "no field of a run": ("train --data {tmp}/a --tokenizer {tmp} --out {tmp}/m --set stepz=4", "NAME one of steps, batch_size"),
     "no mesh": ("train --data {tmp}/a --tokenizer {tmp} --out {tmp}/m --mesh fsdp", "--mesh fsdp: write AXIS=N"),
     "twice the same data": ("train --data {tmp}/a=1 --data {tmp}/a=2 --tokenizer {tmp} --out {tmp}/m", "is given twice"),
+    "no text to sweep": ("sweep --target {tmp} --base {tmp} --chat {tmp} --text {tmp}/file.txt", "write NAME=FILE, such as ko=heldout.txt"),
+    "twice the same text": (
+        "sweep --target {tmp} --base {tmp} --chat {tmp} --text a={tmp}/file.txt --text a={tmp}/file.txt",
+        "given twice",
+    ),
     "no eval": ("train --data {tmp}/a --tokenizer {tmp} --out {tmp}/m --eval ko", "write NAME=FILE"),
     "half a coordinator": ("train --data {tmp}/a --tokenizer {tmp} --out {tmp}/m --coordinator a:1", "belong together"),
     "no duration": ("train --data {tmp}/a --tokenizer {tmp} --out {tmp}/m --time-budget soon", "8h30m"),
@@ -292,10 +299,12 @@ def test_a_sweep_measures_writes_and_draws(openko, monkeypatch, tmp_path, chat_d
     monkeypatch.setattr(ended_turns, "PROMPTS", {language: prompts[:4] for language, prompts in ended_turns.PROMPTS.items()})
     base, target = tmp_path / "base", tmp_path / "target"
     config, parameters = hf_weights.load(chat_directory)
-    for seed, directory in ((7, base), (8, target)):
+    # The target turns by another θ: what is measured must be the merged model, whose config.json is the target's.
+    for seed, directory, rope in ((7, base, config.rope), (8, target, Rope(theta=20.0))):
         directory.mkdir()
         moved = jax.tree.map(lambda x, y: x + 0.05 * y, parameters, lively_parameters(config, seed))
-        hf_weights.save(directory, config, moved)
+        ends = json.loads((chat_directory / "generation_config.json").read_text())
+        hf_weights.save(directory, dataclasses.replace(config, rope=rope), moved, carried=ends)
     (tmp_path / "ko.txt").write_text("안녕하세요. 무엇을 도와드릴까요?", encoding="utf-8")
     monkeypatch.setattr(figures, "hangul_font", lambda packages: font_manager.FontProperties())
     models = ["--target", target, "--base", base, "--chat", chat_directory]
@@ -310,6 +319,31 @@ def test_a_sweep_measures_writes_and_draws(openko, monkeypatch, tmp_path, chat_d
     openko("merge", *models, "--out", tmp_path / "merged")
     merged = json.loads(openko("bits-per-byte", tmp_path / "merged", "--text", tmp_path / "ko.txt", "--json").out)
     assert points[1]["bits_per_byte"]["ko"] == pytest.approx(merged[str(tmp_path / "ko.txt")], rel=1e-5)
+
+
+def test_a_sweep_answers_as_the_merged_model_does(monkeypatch, tmp_path, chat_directory):
+    config, parameters = hf_weights.load(chat_directory)
+    for seed, name, rope in ((7, "base", config.rope), (8, "target", Rope(theta=20.0))):
+        (tmp_path / name).mkdir()
+        ends = json.loads((chat_directory / "generation_config.json").read_text())
+        moved = jax.tree.map(lambda x, y: x + 0.05 * y, parameters, lively_parameters(config, seed))
+        hf_weights.save(tmp_path / name, dataclasses.replace(config, rope=rope), moved, carried=ends)
+    three = {"target": tmp_path / "target", "base": tmp_path / "base", "chat": chat_directory}
+    chat_vector.merge(tmp_path / "merged", **three, say=lambda line: None)
+    how = {"temperature": 0.0, "max_new_tokens": 20}
+    answers, asked = Sampler(tmp_path / "merged").answer(["안녕?"], **how), []
+    monkeypatch.setattr(ended_turns, "ask", lambda sampler, language: asked.append(sampler.answer(["안녕?"], **how)) or answers)
+    sweep.sweep([1.0], **three, texts={"ko": ["안녕하세요."]}, languages=["ko"], say=lambda line: None)
+    assert asked == [answers]
+
+
+def test_a_sweep_over_other_vocabularies_is_refused(openko, tmp_path, chat_directory):
+    config = dataclasses.replace(hf_weights.read_config(chat_directory)[0], vocab_size=304)
+    hf_weights.save(tmp_path, config, lively_parameters(config))
+    (tmp_path / "ko.txt").write_text("안녕", encoding="utf-8")
+    models = ["--target", tmp_path, "--base", tmp_path, "--chat", chat_directory]
+    found = openko("sweep", *models, "--text", f"ko={tmp_path / 'ko.txt'}")
+    assert found.status == 2 and "embed_tokens" in found.err and "304" in found.err
 
 
 def test_ended_turns_of_a_model_that_ends_every_turn_at_once(openko, tmp_path):

@@ -61,7 +61,7 @@ def test_long_prompts_go_in_pieces_and_the_cache_grows(config, monkeypatch):
     prompt = np.random.default_rng(0).integers(4, 160, 100).tolist()
     how = {"terminators": (), "max_new_tokens": 70, "temperature": 0.0}
     expected = decoder(config).generate([prompt], **how)
-    monkeypatch.setattr(decoding, "BUCKETS", (16, 32))  # 100 tokens: four pieces, slots 128 and then 176
+    monkeypatch.setattr(decoding, "BUCKETS", (16, 32))  # 100 tokens: four pieces
     monkeypatch.setattr(decoding, "_slots", lambda needed, most: next(s for s in (130, 150, 256) if s > needed))
     assert decoder(config).generate([prompt], **how) == expected
 
@@ -109,6 +109,19 @@ def test_second_tokens_follow_the_distribution_after_the_first(config):
     assert (np.abs(counts - expected) <= 5 * np.sqrt(expected * (1 - expected) / len(seconds)) + 2e-3).all()
 
 
+def test_tokens_outside_the_nucleus_are_never_drawn(config):
+    model = llama.build(config, lively_parameters(config))
+    warm = np.asarray(jax.nn.softmax(model.logits(model(np.array([[5, 6, 7]])))[0, -1] / 0.5), np.float64)
+    order = np.argsort(-warm)
+    inside = order[: int(np.searchsorted(np.cumsum(warm[order]), 0.6)) + 1]
+    expected = np.zeros(160)
+    expected[inside] = warm[inside] / warm[inside].sum()
+    drawn = decoder(config).generate([[5, 6, 7]] * 4000, terminators=(), temperature=0.5, top_p=0.6, max_new_tokens=1, seed=2)
+    counts = np.bincount([d[0] for d in drawn], minlength=160) / 4000
+    assert 1 < len(inside) < 100 and set(np.flatnonzero(counts)) <= set(inside)
+    assert (np.abs(counts - expected) <= 5 * np.sqrt(expected * (1 - expected) / 4000) + 1e-3).all()
+
+
 @pytest.mark.parametrize(
     "settings", [{"top_p": 0.0}, {"top_p": 1.5}, {"temperature": -1.0}, {"max_new_tokens": 5000}, {"max_new_tokens": 0}]
 )
@@ -121,6 +134,21 @@ def test_impossible_settings_are_refused(config, settings):
 def test_prompts_without_tokens_are_refused(config, prompts):
     with pytest.raises(InputError, match="without a token"):
         decoder(config).generate(prompts, **SETTINGS)
+
+
+def test_matrices_in_bf16_and_norms_in_fp32_decode(tmp_path, config):
+    parameters = jax.tree_util.tree_map_with_path(
+        lambda path, x: x if "norm" in path[-1].key else x.astype(jnp.bfloat16), lively_parameters(config)
+    )
+    mixed = decoding.from_parameters(config, parameters)
+    assert mixed._empty_cache(np.zeros(1, np.int32), 8).keys[0].dtype == jnp.bfloat16
+    assert len(mixed.generate([[5, 6, 7]], terminators=(), max_new_tokens=4)[0]) == 4
+
+
+def test_a_tree_of_numpy_arrays_is_laid_out_once(config):
+    made = decoding.from_parameters(config, jax.tree.map(np.asarray, lively_parameters(config)))
+    assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(made.weights))
+    assert made.generate([[5, 6, 7]], temperature=0.0, **SETTINGS) == decoder(config).generate([[5, 6, 7]], temperature=0.0, **SETTINGS)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -153,7 +181,7 @@ def test_a_model_is_cut_over_no_more_devices_than_it_needs(monkeypatch):
     assert decoding.mesh_for(MODELS["llama-3.2-1b"], "bfloat16", eight) is None
     assert decoding.mesh_for(MODELS["llama-3-8b"], "bfloat16", eight) == (2,)
     assert decoding.mesh_for(MODELS["llama-3-8b"], "float32", eight) == (4,)
-    with pytest.raises(InputError, match=r"32\.1 GB of weights do not fit 2 devices of 16\.0 GB"):
+    with pytest.raises(InputError, match=r"32\.1 GB of weights in float32 do not fit 2 devices of 16\.0 GB"):
         decoding.mesh_for(MODELS["llama-3-8b"], "float32", eight[:2])
     assert decoding.mesh_for(MODELS["llama-3-8b"], "float32", jax.devices()) is None  # CPUs tell no limit
 

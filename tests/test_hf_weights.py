@@ -1,6 +1,7 @@
 """Hugging Face directories: what is read, what is written, what is refused and how it is said."""
 
 import json
+import struct
 import subprocess
 import sys
 
@@ -142,14 +143,48 @@ def test_every_tensor_lies_where_the_plan_and_the_header_say(model, config):
     (lambda raw: raw[:50], r"the file has 50 bytes"),
     (lambda raw: raw[:5], r"download complete"),
     (lambda raw: b"\xff" * 8 + raw[8:], r"its header ends at byte"),
-    (lambda raw: raw[:8] + b"x" + raw[9:], r"download complete"),
-    (lambda raw: raw.replace(b"[48]", b"[47]", 1), r"192 bytes for tensor \S+, F32 \[47\]"),
+    (lambda raw: raw[:8] + b"x" + raw[9:], r"is it a safetensors file"),
+    (lambda raw: b"<!doctype html>" + raw, r"is it a safetensors file"),
+    (lambda raw: raw.replace(b"[48]", b"[47]", 1), r"192 bytes for tensor \S+, F32 \[47\].*is it a safetensors file"),
+    (lambda raw: raw + b"x" * 9, r"by its header it has [\d,]+ bytes, and there are [\d,]+: 9 belong to no tensor\): is it a safe"),
 ])  # fmt: skip
 def test_a_damaged_file_says_what_it_should_hold(model, cut, said):
     shard = sorted(model.glob("*.safetensors"))[1]
     shard.write_bytes(cut(shard.read_bytes()))
     with pytest.raises(InputError, match=rf"{shard.name} cannot be read as safetensors.*{said}"):
         hf_weights.Tensors(model)
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({}, None),
+    ({"c": [[0], [12, 12]]}, None),  # a tensor without numbers takes no place
+    ({"b": [[1], [8, 12]], "size": 12}, r"tensor b begins at byte 8 of the data, and the one before ends at 4: a gap"),
+    ({"a": [[1], [4, 8]], "b": [[1], [8, 12]]}, r"tensor a begins at byte 4 of the data, and the one before ends at 0: a gap"),
+    ({"b": [[1], [0, 4]]}, r"tensor b begins at byte 0 .* ends at 4: two tensors in one place"),
+    ({"a": [[3], [0, 12]]}, r"tensor b begins at byte 4 .* ends at 12: two tensors in one place"),
+    ({"a": [[1], [-4, 0]]}, r"tensor a has the offsets \[-4, 0\]"),
+    ({"a": [[1], [0.0, 4.0]]}, r"tensor a has the offsets \[0\.0, 4\.0\]"),
+    ({"a": [[1], [0, True]]}, r"tensor a has the offsets \[0, True\]"),
+    ({"a": [[1], [4, 0]]}, r"tensor a has the offsets \[4, 0\]"),
+    ({"a": [[1], [0, 4, 8]]}, r"tensor a has the offsets"),
+    ({"a": [[-1, -1], [0, 4]]}, r"tensor a has the shape"),
+    ({"a": [[1.0], [0, 4]]}, r"tensor a has the shape"),
+    ({"a": [[2], [0, 4]]}, r"4 bytes for tensor a, F32 \[2\]"),
+    ({"size": 11}, r"by its header it has \d+ bytes, and there are \d+\): is the download complete\?"),
+    ({"size": 13}, r"1 belong to no tensor\): is it a safetensors file\?"),
+])  # fmt: skip
+def test_the_tensors_of_a_file_fill_it_without_gap_or_overlap(tmp_path, changes, said):
+    """As the format's specification asks; a [1], b [2] of fp32 in 12 bytes is right."""
+    found = {"a": [[1], [0, 4]], "b": [[2], [4, 12]], "size": 12} | changes
+    size = found.pop("size")
+    text = json.dumps({name: {"dtype": "F32", "shape": shape, "data_offsets": place} for name, (shape, place) in found.items()}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(size))
+    if said is None:
+        assert hf_weights.header(path)[0] == 8 + len(text)
+        return
+    with pytest.raises(InputError, match=rf"model\.safetensors cannot be read as safetensors.*{said}"):
+        hf_weights.header(path)
 
 
 @pytest.mark.parametrize(("text", "size"), [
@@ -183,6 +218,23 @@ def test_a_tied_model_may_repeat_its_embedding_but_not_contradict_it(tmp_path):
     hf_weights.save(tmp_path, config, parameters | {"lm_head": parameters["embed_tokens"]})
     edit_config(tmp_path, tie_word_embeddings=True)
     assert "lm_head" not in hf_weights.load(tmp_path)[1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_repeated_embedding_is_compared_in_pieces_and_not_mapped(tmp_path, monkeypatch, dtype):
+    """A memory map of both counts as memory: twice the largest matrix of the model."""
+    config = small_config(tie_word_embeddings=False)
+    parameters = lively_parameters(config)
+    monkeypatch.setattr(hf_weights, "PIECE", 1000)  # the last piece is not whole
+    monkeypatch.setattr(hf_weights.Tensors, "read", lambda *_: pytest.fail("mapped"))
+    tied = small_config(tie_word_embeddings=True)
+    other = np.array(parameters["embed_tokens"])
+    hf_weights.save(tmp_path, config, parameters | {"lm_head": other}, dtype=dtype)
+    assert "lm_head.weight" not in hf_weights.check_tensors(hf_weights.Tensors(tmp_path), tied)
+    other[-1, -1] += 1
+    hf_weights.save(tmp_path, config, parameters | {"lm_head": other}, dtype=dtype)
+    with pytest.raises(InputError, match="lm_head"):
+        hf_weights.check_tensors(hf_weights.Tensors(tmp_path), tied)
 
 
 def test_interleaved_models_are_not_exported_as_half_split(tmp_path):

@@ -246,6 +246,14 @@ def test_verify_finds_a_changed_byte_where_sizes_agree(made):
         manifest.verify(made)
 
 
+def test_a_manifest_with_another_versions_hashes_is_named(made):
+    told = json.loads((made / "manifest.json").read_text())
+    told["files"]["sub/hello.txt"] = {"bytes": 6, "blake3": "00"}
+    (made / "manifest.json").write_text(json.dumps(told))
+    with pytest.raises(InputError, match=r"manifest\.json gives sub/hello\.txt no hash that is known here .*another version"):
+        manifest.verify(made)
+
+
 # ── places where one cannot write ────────────────────────────────────────────────────────────────────────────────
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from openko import hf_weights, tokenizers
+from openko import hf_weights, sampling, tokenizers
 from openko.errors import InputError
 from openko.sampling import Conversation, Sampler, TextStream
 
@@ -120,4 +120,23 @@ def test_a_model_without_template_is_asked_in_the_form_of_another(tmp_path, chat
 def test_a_tokenizer_larger_than_the_model_is_refused(chat_directory):
     tokenizers.train(["안녕하세요. 무엇을 도와드릴까요? Hello, how can I help you today? " * 3], 310, "other").save(chat_directory)
     with pytest.raises(InputError, match=r"310 ids, but vocab_size in config\.json is 300"):
+        Sampler(chat_directory)
+
+
+def test_what_needs_no_weights_is_refused_without_reading_them(chat_directory, monkeypatch):
+    monkeypatch.setattr(sampling.decoding, "load", lambda *_, **__: pytest.fail("weights were read"))
+    with pytest.raises(InputError, match="top_p"):
+        Sampler(chat_directory).answer(["안녕?"], top_p=2.0)
+    with pytest.raises(InputError, match="max_position_embeddings"):
+        Conversation(Sampler(chat_directory), max_new_tokens=5000).check()
+    settings = json.loads((chat_directory / "tokenizer_config.json").read_text())
+    (chat_directory / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": None}))
+    with pytest.raises(InputError, match="template"):
+        Conversation(Sampler(chat_directory)).check()
+
+
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_a_broken_generation_config_is_named(chat_directory, text):
+    (chat_directory / "generation_config.json").write_text(text)
+    with pytest.raises(InputError, match=r"generation_config\.json"):
         Sampler(chat_directory)

@@ -9,7 +9,7 @@ in memory, for trying many λ.
 """
 
 from openko.chat_vector.arithmetic import METHODS, WHOLE, add
-from openko.chat_vector.merging import merge, survey
+from openko.chat_vector.merging import check, merge, survey
 from openko.chat_vector.models import parts_from, special_rows
 
-__all__ = ["METHODS", "WHOLE", "add", "merge", "parts_from", "special_rows", "survey"]
+__all__ = ["METHODS", "WHOLE", "add", "check", "merge", "parts_from", "special_rows", "survey"]

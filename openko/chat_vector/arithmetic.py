@@ -170,6 +170,8 @@ def add(
             # A model whose embedding is tied has it in lm_head's place too.
             return {key: tree((*path, key), t[key], *(m[key if key in m else "embed_tokens"] for m in (b, c))) for key in t}
         part, (t, b, c) = hf_weights.part_of(".".join(path)), (np.asarray(x) for x in (t, b, c))
+        if not t.shape == b.shape == c.shape:
+            raise InputError(f"{'.'.join(path)} is {t.shape} in the target, {b.shape} in the base and {c.shape} in the chat model")
         if path[0] == "layers":
             return np.stack([tensor(part, *layer) for layer in zip(t, b, c, strict=True)])
         return tensor(part, t, b, c)

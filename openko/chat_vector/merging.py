@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -45,10 +45,9 @@ def merge(
     additions = models.additions(lambdas)
 
     def make(partial: Path) -> manifest.Made:
-        warnings = [*_directory_warnings(models), *_write_texts(partial, models)]
-        early = norms.look(additions, models)
-        for text in (*warnings, *early.values()):
-            say(f"warning: {text}")
+        texts = _texts(models)
+        _write_texts(partial, models, texts)
+        warnings = _Warnings(additions, models, texts, say)
         files = _plan(partial, additions, shard_bytes)
         hf_weights.write_index(partial, files)
         journal = streaming.Journal(partial / manifest.SCRATCH / "tensors.jsonl")
@@ -58,10 +57,7 @@ def merge(
                 passed = streaming.run(additions, method=method, workers=workers, files=files, journal=journal, progress=progress)
         finally:
             journal.close()
-        late = norms.judge(norms.total(additions, passed.done, "attention", "mlp"), models)
-        for kind in late.keys() - early.keys():
-            say(f"warning: {late[kind]}")
-        return manifest.Made(_facts(additions, passed, files, [*warnings, *late.values()]), passed.files)
+        return manifest.Made(_facts(additions, passed, files, warnings.after(passed)), passed.files)
 
     recipe = {"method": method, "scale": {k: v for k, v in asdict(lambdas).items() if k != "special"}, "special": lambdas.special}
     return manifest.build(
@@ -74,26 +70,53 @@ def survey(
     *, target: Path, base: Path, chat: Path, scale: float = 1.0, parts: VectorScale = WHOLE, method: str = "add",
     shard_bytes: int = SHARD_BYTES, workers: int | None = None, say=print,
 ) -> dict:  # fmt: skip
-    """What `merge` would do, and how large the vector is; reads all weights and writes nothing.
+    """What `merge` would do and warn of, and how large the vector is; reads all weights and writes nothing.
 
+    method: checked alone, for the norms are those of the vector before damping.
     {"files": {name: bytes}, "bytes", "vector_norm", "target_norm", "norms": `norms.table`, "tensors": `norms.of_tensors`,
     "warnings"}.
     """
     check_method(method)
     models = Models.open(target=target, base=base, chat=chat)
     additions = models.additions(effective(scale, parts))
+    warnings = _Warnings(additions, models, _texts(models), say)
     with _progress("survey", additions) as progress:
         passed = streaming.run(additions, workers=_threads(workers), progress=progress)
-    warnings = _directory_warnings(models)
-    warnings += norms.judge(norms.total(additions, passed.done, "attention", "mlp"), models).values()
-    for text in warnings:
-        say(f"warning: {text}")
     files = _plan(Path(), additions, shard_bytes)
-    facts = _facts(additions, passed, files, warnings)
+    facts = _facts(additions, passed, files, warnings.after(passed))
     return (
         {"files": {file.path.name: file.bytes for file in files}, "tensors": norms.of_tensors(additions, passed.done)}
         | {name: facts[name] for name in ("bytes", "vector_norm", "target_norm", "norms", "warnings")}
     )  # fmt: skip
+
+
+def check(*, target: Path, base: Path, chat: Path, parts: VectorScale = WHOLE) -> None:
+    """Refuse what `merge` refuses, and an embedding that it would leave alone, without reading a weight."""
+    additions = Models.open(target=target, base=base, chat=chat).additions(effective(1.0, parts))
+    left = [addition.name for addition in additions if addition.base is None]
+    if left:
+        raise InputError(
+            f"{', '.join(left)} of {target}, {base} and {chat} have other shapes, or rows of other tokens: only `openko merge` "
+            "can leave them as they are"
+        )
+
+
+class _Warnings:
+    """What a person should know, said as soon as it is known: at once what directories and a sample of the weights tell."""
+
+    def __init__(self, additions: list[Addition], models: Models, texts: "_Texts", say: Callable[[str], None]):
+        self.additions, self.models, self.say = additions, models, say
+        self.of_directories = [*_directory_warnings(models), *texts.warnings]
+        self.early = norms.look(additions, models)
+        for text in (*self.of_directories, *self.early.values()):
+            say(f"warning: {text}")
+
+    def after(self, passed: streaming.Passed) -> list[str]:
+        """All of them, once all weights are read: the numbers are then the whole's where the sample had the same suspicion."""
+        late = norms.judge(norms.total(self.additions, passed.done, "attention", "mlp"), self.models)
+        for kind in late.keys() - self.early.keys():
+            self.say(f"warning: {late[kind]}")
+        return [*self.of_directories, *(self.early | late).values()]
 
 
 def _threads(workers: int | None) -> int:
@@ -173,36 +196,54 @@ def _scaling(rope) -> str:
     return "no scaling" if rope.scaling is None else f"scaled by {rope.scaling.factor:g}"
 
 
-def _write_texts(partial: Path, models: Models) -> list[str]:
-    """Configs, tokenizer and chat template; returns what a person should know of them."""
-    target, chat = models.target, models.chat
+@dataclass(frozen=True)
+class _Texts:
+    """What is written beside the weights. ids: the tokens that config.json names; settings: generation_config.json, if any;
+    template: the chat model's, where the tokenizer is the target's; warnings: what a person should know of them."""
+
+    ids: dict
+    settings: dict | None
+    template: str
+    warnings: list[str]
+
+
+def _texts(models: Models) -> _Texts:
     # Llama-3-Instruct names its two end tokens in generation_config.json alone.
     settings = models.generation or {}
-    ids, warnings = {k: v for k, v in (chat.carried | settings).items() if k.endswith("_token_id")}, []
+    ids = {k: v for k, v in (models.chat.carried | settings).items() if k.endswith("_token_id")}
+    template, warnings = "", []
+    if not models.one_vocabulary:
+        ids, template, warnings = _chat_format_of_target(models, ids)
+        settings = {k: v for k, v in settings.items() if not k.endswith("_token_id")} | ids
+    # Others, such as decoder_start_token_id, are generation's alone, and config.json would be no plain Llama's with them.
+    ids = {k: v for k, v in ids.items() if k in hf_weights.CARRIED}
+    return _Texts(ids, None if models.generation is None else settings, template, warnings)
+
+
+def _write_texts(partial: Path, models: Models, texts: _Texts) -> None:
+    """Configs, tokenizer and chat template."""
+    target, chat = models.target, models.chat
     if not models.one_vocabulary or not (chat.path / "tokenizer.json").is_file():
         tokenizers.copy_files(target.path, partial)
     if models.one_vocabulary:
         tokenizers.copy_files(chat.path, partial)
-    else:
-        ids, warnings = _chat_format_of_target(partial, models, ids)
-        settings = {k: v for k, v in settings.items() if not k.endswith("_token_id")} | ids
-    hf_weights.write_configs(partial, target.config, target.carried | ids)
-    if models.generation is not None:
-        (partial / "generation_config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return warnings
+    elif texts.template:
+        (partial / "chat_template.jinja").write_text(texts.template, encoding="utf-8")
+    hf_weights.write_configs(partial, target.config, target.carried | texts.ids)
+    if texts.settings is not None:
+        content = json.dumps(texts.settings, indent=2, ensure_ascii=False) + "\n"
+        (partial / "generation_config.json").write_text(content, encoding="utf-8")
 
 
-def _chat_format_of_target(partial: Path, models: Models, ids: dict) -> tuple[dict, list[str]]:
-    """For a target with a vocabulary of its own: the chat model's template and its tokens' ids there, as far as they exist."""
+def _chat_format_of_target(models: Models, ids: dict) -> tuple[dict, str, list[str]]:
+    """For a target with a vocabulary of its own: the chat model's tokens' ids there, as far as they exist, and its template."""
     target, chat = models.target.path, models.chat.path
     if not all((path / "tokenizer.json").is_file() for path in (target, chat)):
-        return {}, [f"without both tokenizers the chat format of {chat} cannot be written in the tokens of {target}: it is left out"]
+        return {}, "", [f"without both tokenizers the chat format of {chat} cannot be written in the tokens of {target}: it is left out"]
     mine, theirs, warnings = tokenizers.load(target), tokenizers.load(chat), []
     absent = [token for token in theirs.special if token in theirs.chat_template and token not in mine.special]
     if absent:
         warnings.append(f"the tokenizer of {target} has no {', '.join(absent)}, which the chat template of {chat} uses: it is left out")
-    elif theirs.chat_template:
-        (partial / "chat_template.jinja").write_text(theirs.chat_template, encoding="utf-8")
     names, found = {number: token for token, number in theirs.special.items()}, {}
     for key, value in ids.items():
         if value is None:
@@ -213,4 +254,4 @@ def _chat_format_of_target(partial: Path, models: Models, ids: dict) -> tuple[di
             warnings.append(f"{key} of {chat} ({value}) has tokens that {target} does not know: only {numbers} is written")
         if numbers:
             found[key] = numbers if isinstance(value, list) else numbers[0]
-    return found, warnings
+    return found, "" if absent else theirs.chat_template, warnings

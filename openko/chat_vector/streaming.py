@@ -1,7 +1,8 @@
 """One pass over the weights of three models: threads read, add, hash and write; one more reads back what was written.
 
 Files are read and written at offsets that their headers give (os.preadv, os.pwrite), into buffers that are used again: a
-memory map would count into the process's memory as far as it was touched.
+memory map would count into the process's memory as far as it was touched. What is read back was written a moment ago and comes
+from the system's cache: that checks the writing (offsets, torn blocks, other writers), not the medium below it.
 """
 
 import json
@@ -244,7 +245,10 @@ class _Pass:
     # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _verify_files(self) -> None:
-        """Follow the writers: read each file back from its beginning, as far as it is finished."""
+        """Follow the writers: read each file back from its beginning, as far as it is finished.
+
+        From the system's cache, mostly: it tells whether the right bytes were written, not whether the disk keeps them.
+        """
         while True:
             try:
                 file = self.unverified.popleft()
@@ -262,7 +266,8 @@ class _Pass:
                         self.changed.wait()
                 if self._hash_of(info, digest) != self.done[name].hashes["out"]:
                     raise InputError(
-                        f"{file.path}: tensor {name} is not what was written there: is the disk sound? Run again, and it is made anew"
+                        f"{file.path}: tensor {name} is not what was written there, read back through the system's cache: does another "
+                        "process write to it? Run again, and it is made anew"
                     )
             os.fsync(descriptor)
             self.hashes[file.path.name] = digest.hexdigest()
