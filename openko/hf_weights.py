@@ -65,26 +65,22 @@ def read_json(directory: Path) -> dict:
     path = Path(directory) / "config.json"
     if not path.is_file():
         raise InputError(f"{path} does not exist: is {directory} a Hugging Face model directory?")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise InputError(f"{path} is not JSON: {problem}") from None
-    if not isinstance(raw, dict):
-        raise InputError(f"{path} holds a {type(raw).__name__}, not the fields of a model")
-    return raw
+    return _object(path, "the fields of a model")
 
 
 def read_generation_config(directory: Path) -> dict | None:
     """generation_config.json, if the directory has one."""
     path = Path(directory) / "generation_config.json"
-    if not path.is_file():
-        return None
+    return _object(path, "the settings of a generation") if path.is_file() else None
+
+
+def _object(path: Path, what: str) -> dict:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as problem:
         raise InputError(f"{path} is not JSON: {problem}") from None
     if not isinstance(found, dict):
-        raise InputError(f"{path} holds a {type(found).__name__}, not the settings of a generation")
+        raise InputError(f"{path} holds a {type(found).__name__}, not {what}")
     return found
 
 
