@@ -226,14 +226,15 @@ def sweep(
     as_json: AsJson = False,
 ):
     """Many λ without writing a model: Korean and English bits per byte, and ended turns."""
-    from dataclasses import asdict
-
     from openko import chat_vector, figures, manifest
     from openko.evaluation import sweep
 
+    def plain(points):
+        return [dataclasses.asdict(point) for point in points]
+
     def keep(points):
         if out is not None:
-            manifest.write_json(out / "sweep.json", [asdict(point) for point in points])
+            manifest.write_json(out / "sweep.json", plain(points))
 
     if out is not None:
         figures.hangul_font(packages)  # found missing after an hour, it would be found too late
@@ -244,7 +245,7 @@ def sweep(
     )  # fmt: skip
     if out is not None:
         figures.save(out, "curve", sweep.figure(points), packages=packages)
-    _print_rows([asdict(point) for point in points] if as_json else [
+    _print_rows(plain(points) if as_json else [
         {"λ": point.scale} | {f"{name} bits/byte": f"{bits:.3f}" for name, bits in point.bits_per_byte.items()}
         | {f"{name} ended": f"{share:.0%}" for name, share in point.ended_turns.items()}
         for point in points
@@ -264,17 +265,15 @@ def sample(
     as_json: AsJson = False,
 ):
     """Ask a model, through its own chat template."""
-    from dataclasses import asdict
-
-    from openko.sampling import Sampler
+    from openko.sampling import Sampler, opening, user_turn
 
     how = {"temperature": 0.0 if greedy else temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed}
     sampler = Sampler(directory, say=_to_stderr)
     if as_json:
-        print(json.dumps([asdict(a) for a in sampler.answer(prompt, system=system, **how)], ensure_ascii=False))
+        print(json.dumps([dataclasses.asdict(a) for a in sampler.answer(prompt, system=system, **how)], ensure_ascii=False))
     elif len(prompt) == 1:  # one answer is shown while it comes
         print(f"> {prompt[0]}")
-        found = sampler.reply(_turns(system, prompt[0]), _show, **how)
+        found = sampler.reply([*opening(system), user_turn(prompt[0])], _show, **how)
         print(f"\n[{found.tokens} tokens, ended by {found.stop}]")
     else:
         for a in sampler.answer(prompt, system=system, **how):
@@ -320,10 +319,6 @@ def _read_turn() -> str | None:
         return input("> " if sys.stdin.isatty() else "").strip()
     except (EOFError, KeyboardInterrupt):
         return None
-
-
-def _turns(system: str | None, text: str) -> list[dict]:
-    return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": text}]
 
 
 def _show(text: str) -> None:

@@ -7,7 +7,6 @@ few, and grows; rotations come from a table. Every number is that of openko.llam
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,7 +194,7 @@ def dtype_for(directory: Path) -> np.dtype:
     stored = embedding.dtype if embedding else np.dtype("float32")  # a missing tensor is `load`'s to name
     if jax.default_backend() != "cpu":
         return stored
-    wide = 4 * sum(math.prod(info.shape) for info in tensors.info.values())
+    wide = 4 * sum(info.size for info in tensors.info.values())
     return np.dtype("float32") if wide <= 0.5 * psutil.virtual_memory().total else stored
 
 

@@ -64,8 +64,7 @@ class Sampler:
 
         temperature 0 is greedy. terminators: ids that end an answer; by default those that the directory names.
         """
-        turns = [[{"role": "system", "content": system}] if system else [] for _ in prompts]
-        ids = [self.tokenizer.encode_chat([*t, {"role": "user", "content": p}]) for t, p in zip(turns, prompts, strict=True)]
+        ids = [self.tokenizer.encode_chat([*opening(system), user_turn(prompt)]) for prompt in prompts]
         how = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed}
         return self._samples(prompts, ids, self.terminators if terminators is None else terminators, **how)
 
@@ -111,6 +110,15 @@ class Sampler:
         return Sample(prompt, self.tokenizer.decode(new[:-1] if ended else new), len(new), stop)
 
 
+def opening(system: str | None) -> list[dict]:
+    """How a conversation begins: with the system's turn, if there is one."""
+    return [{"role": "system", "content": system}] if system else []
+
+
+def user_turn(text: str) -> dict:
+    return {"role": "user", "content": text}
+
+
 class TextStream:
     """Token ids in, text out as soon as it is whole: a syllable of which only some bytes have come is held back.
 
@@ -147,22 +155,22 @@ class Conversation:
     def __init__(self, sampler: Sampler, *, system: str | None = None, **how):
         """how: temperature, top_p, max_new_tokens and seed, as in `Sampler.reply`."""
         self.sampler, self.how = sampler, how
-        self.messages = [{"role": "system", "content": system}] if system else []
+        self.messages = opening(system)
         self._first = len(self.messages)
         self._turn = 0
-        self._settings = {name: value for name, value in how.items() if name != "seed"}
 
     def check(self) -> None:
         """Refuse a directory without a template, and settings that cannot be, before the weights are read."""
-        ids = self.sampler.tokenizer.encode_chat([*self.messages, {"role": "user", "content": "?"}])
-        decoding.check(self.sampler.config, [ids], **{"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 512} | self._settings)
+        ids = self.sampler.tokenizer.encode_chat([*self.messages, user_turn("?")])
+        settings = {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 512} | self.how
+        decoding.check(self.sampler.config, [ids], **{name: value for name, value in settings.items() if name != "seed"})
 
     def ask(self, text: str, show: Callable[[str], None], say: Callable[[str], None] = print) -> Sample:
         """One question and its answer, shown piece by piece; both stay in the conversation. say: told what is forgotten.
 
         An interrupted answer leaves the conversation as it was.
         """
-        messages = [*self.messages, {"role": "user", "content": text}]
+        messages = [*self.messages, user_turn(text)]
         room = self.sampler.config.max_position_embeddings - self.how.get("max_new_tokens", 512)
         while len(self.sampler.tokenizer.encode_chat(messages)) > room and len(messages) > self._first + 1:
             del messages[self._first : self._first + 2]

@@ -84,12 +84,13 @@ def figure(points: list[Point]) -> dict:
 
 def _check_memory(*directories: Path) -> None:
     """Refuse before hours of swapping."""
-    stored = [[math.prod(i.shape) * i.dtype.itemsize for i in hf_weights.Tensors(d).info.values()] for d in directories]
-    wide = 4 * sum(math.prod(i.shape) for i in hf_weights.Tensors(directories[0]).info.values())
+    models = [list(hf_weights.Tensors(directory).info.values()) for directory in directories]
+    stored = [sum(info.bytes for info in infos) for infos in models]
+    wide = 4 * sum(info.size for info in models[0])
     # The sum in fp32 lies there twice: as the tree that is scored, and laid out for decoding.
-    needed, there = sum(map(sum, stored)) + 2 * wide, psutil.virtual_memory().total
+    needed, there = sum(stored) + 2 * wide, psutil.virtual_memory().total
     if needed > 0.9 * there:
         raise InputError(
-            f"a sweep over models of {sum(stored[0]) / 1e9:.1f} GB needs {needed / 1e9:.0f} GB of memory, and {there / 1e9:.0f} are there: "
+            f"a sweep over models of {stored[0] / 1e9:.1f} GB needs {needed / 1e9:.0f} GB of memory, and {there / 1e9:.0f} are there: "
             "write each merge with openko merge --scale and measure it by openko bits-per-byte and openko ended-turns"
         )
