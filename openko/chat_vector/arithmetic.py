@@ -17,7 +17,7 @@ from openko.profiles import VectorScale
 
 WHOLE = VectorScale()  # the paper's: every part alike
 BLOCK = 1 << 18  # weights at once: few enough to stay in the processor's cache, enough that Python's share is small
-DOT = 8192  # numbers of one BLAS product; above 10,000 OpenBLAS would start threads of its own
+DOT = 256  # numbers of one BLAS product: numpy lets other threads run only where a call has more than 500 of them
 HALF = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)  # every fp16 number: numpy widens them one by one
 METHODS = ("add", "damped")
 
