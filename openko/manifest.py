@@ -174,14 +174,15 @@ def hash_files(directory: Path, known: dict[str, str] | None = None) -> dict:
 
 def build(
     directory: Path, *, kind: str, recipe: dict, inputs: dict[str, Path], module: str, make: Callable[[Path], "dict | Made | None"],
-    say: Callable[[str], None] = print, identify: Callable[[Path], str] | None = None,
+    say: Callable[[str], None] = print, identify: Callable[[Path], str] | None = None, other_code: str = "remake",
 ) -> Manifest:  # fmt: skip
     """Make `directory` by `make(temporary directory) -> facts`, unless it is there and up to date.
 
     module: the openko module whose code (and all it imports) decides the content. A directory made by another
     recipe, from other inputs or by other code is made again; unfinished work of the same making is handed to
     `make` as it lies, so that it can go on. What `make` puts under SCRATCH is not part of the directory.
-    identify: as in `describe_inputs`.
+    identify: as in `describe_inputs`. other_code: what to do where only the code differs from the one that made the directory or
+    began it: "remake"; "refuse", for work of many hours, which a person must decide about; "keep" what is there.
     """
     directory = Path(directory)
     _check_place(directory, inputs)
@@ -200,9 +201,12 @@ def build(
                     if existing.is_made_by(kind, recipe, described, code):
                         say(f"{directory}: up to date")
                         return existing
+                    if existing.is_made_by(kind, recipe, described, existing.code) and _kept(directory, other_code):
+                        say(f"{directory}: kept as other code made it")
+                        return existing
             manifest = _finished(partial)
             if manifest is None or not manifest.is_made_by(kind, recipe, described, code):
-                _prepare(partial, digest([kind, recipe, described, code]))
+                _prepare(partial, digest([kind, recipe, described]), code, other_code)
                 made = make(partial)
                 hashes = made.hashes if isinstance(made, Made) else {}
                 facts = made.facts if isinstance(made, Made) else made or {}
@@ -267,13 +271,24 @@ def _move_into_place(partial: Path, directory: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _prepare(partial: Path, making: str) -> None:
+def _prepare(partial: Path, making: str, code: str, other_code: str) -> None:
     """Keep unfinished work of the same making, clear any other."""
     mark = partial / MARK
-    if partial.exists() and not (mark.is_file() and mark.read_text() == making):
-        shutil.rmtree(partial)
+    if partial.exists():
+        began, _, by = mark.read_text().partition(" ") if mark.is_file() else ("", "", "")
+        if began != making or (by != code and not _kept(partial, other_code)):
+            shutil.rmtree(partial)
     partial.mkdir(exist_ok=True)
-    mark.write_text(making)
+    mark.write_text(f"{making} {code}")
+
+
+def _kept(directory: Path, other_code: str) -> bool:
+    if other_code == "refuse":
+        raise InputError(
+            f"{directory} was made by another version of the code, from the same recipe and input: --keep uses it as it is, "
+            "--remake makes it anew"
+        )
+    return other_code == "keep"
 
 
 def code_fingerprint(*modules: str) -> str:

@@ -229,7 +229,8 @@ class Profile:
     korean_in_tokenizer: float = 0.0
     chat_vector_lambda: float = 1.0
     chat_vector_parts: VectorScale = VectorScale()
-    corpus_bytes: int  # of each language, at most
+    corpus: str = "laptop"  # the recipe of its text (openko.corpus.recipe)
+    corpus_bytes: int | None  # of each language, at most; None: all
     standin_vocab_size: int  # of the tokenizer that stands in for Llama-2-Ko's (46,336 pieces)
     names: ModelNames
 
@@ -377,7 +378,7 @@ PROFILES = {
         Profile(
             name="v5e-256", hardware="TPU v5e-256, 256 × 16 GB", platform="tpu", chip="v5e", model=MODELS["llama-3-8b"],
             tokenizer="llama-3", mesh=MeshShape(fsdp=256), step=POD_STEP,
-            corpus_bytes=61_000_000_000, names=CARD_NAMES,
+            corpus="open-ko", corpus_bytes=None, names=CARD_NAMES,
             standin_vocab_size=46_336, pretraining=None, chat_tuning=None,
             continued=Training(steps=8_440, batch_size=256, sequence_length=8192, peak_learning_rate=5e-5,
                                final_learning_rate=1e-5, warmup_steps=1_000),

@@ -8,7 +8,10 @@ and manifest.json, whose facts give counts, the tokenizer's fingerprint and the 
 as memory maps: 17.7B tokens (71 GB) cost no memory.
 """
 
+import itertools
+from collections import Counter
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -26,38 +29,39 @@ def write(directory: Path, documents: Iterable, *, with_mask: bool = False, shar
     documents: arrays of token ids, or pairs (ids, mask) with_mask. shard_tokens: a shard is closed once it holds
     that many (2**28 tokens are 1 GB). Returns counts for the manifest's facts.
     """
-    shards = documents_in_all = tokens_in_all = targets_in_all = 0
-    files, offsets = {}, [0]
-
-    def close():
-        offsets_path = directory / f"offsets-{shards:05d}.bin"
-        np.asarray(offsets, OFFSET).tofile(offsets_path)
-        for file in files.values():
-            file.close()
-
-    for document in documents:
-        tokens, mask = document if with_mask else (document, None)
-        if not files:
-            names = ("tokens", "mask") if with_mask else ("tokens",)
-            files, offsets = {n: open(directory / f"{n}-{shards:05d}.bin", "wb") for n in names}, [0]  # noqa: SIM115 (closed by close)
-        files["tokens"].write(np.asarray(tokens, TOKEN).tobytes())
-        if with_mask:
-            if len(mask) != len(tokens):
-                raise ValueError(f"a mask of {len(mask)} for a document of {len(tokens)} tokens")
-            files["mask"].write(np.asarray(mask, MASK).tobytes())
-            targets_in_all += int(np.sum(mask))
-        offsets.append(offsets[-1] + len(tokens))
-        documents_in_all, tokens_in_all = documents_in_all + 1, tokens_in_all + len(tokens)
-        if offsets[-1] >= shard_tokens:
-            close()
-            shards, files = shards + 1, {}
-    if files:
-        close()
+    documents, counts, shards = iter(documents), Counter(), 0
+    for first in documents:
+        room = itertools.chain([first], documents)
+        counts.update(write_one(directory, shards, room, with_mask=with_mask, shard_tokens=shard_tokens))
         shards += 1
-    if not tokens_in_all:
+    if not counts["tokens"]:
         raise InputError(f"{directory}: no document was left to write")
-    facts = {"documents": documents_in_all, "tokens": tokens_in_all, "shards": shards}
-    return facts | ({"targets": targets_in_all} if with_mask else {})
+    facts = {"documents": counts["documents"], "tokens": counts["tokens"], "shards": shards}
+    return facts | ({"targets": counts["targets"]} if with_mask else {})
+
+
+def write_one(directory: Path, number: int, documents: Iterable, *, with_mask: bool = False, shard_tokens: int | None = None) -> dict:
+    """One shard, of all documents or as many as make shard_tokens: what `write` does, for those who number shards themselves.
+
+    Returns {"documents", "tokens", "targets"}; targets: tokens that are to be learned, 0 without masks.
+    """
+    directory, offsets, targets = Path(directory), [0], 0
+    with ExitStack() as stack:
+        names = ("tokens", "mask") if with_mask else ("tokens",)
+        files = {name: stack.enter_context(open(directory / f"{name}-{number:05d}.bin", "wb")) for name in names}
+        for document in documents:
+            tokens, mask = document if with_mask else (document, None)
+            files["tokens"].write(np.asarray(tokens, TOKEN).tobytes())
+            if with_mask:
+                if len(mask) != len(tokens):
+                    raise ValueError(f"a mask of {len(mask)} for a document of {len(tokens)} tokens")
+                files["mask"].write(np.asarray(mask, MASK).tobytes())
+                targets += int(np.sum(mask))
+            offsets.append(offsets[-1] + len(tokens))
+            if shard_tokens is not None and offsets[-1] >= shard_tokens:
+                break
+    np.asarray(offsets, OFFSET).tofile(directory / f"offsets-{number:05d}.bin")
+    return {"documents": len(offsets) - 1, "tokens": offsets[-1], "targets": targets}
 
 
 class TokenShards:

@@ -1,203 +1,306 @@
-"""openko.corpus and openko.training.chat_data: Korean passes untouched, nothing vanishes, held-out stays held out."""
+"""openko.corpus.build and pack, openko.training.chat_data: nothing vanishes, order is by content, held-out stays held out."""
 
 import importlib.metadata
 import json
+import random
 import re
-import unicodedata
+from collections import Counter
 
 import numpy as np
 import pytest
+from corpus_text import english, korean, write_jsonl
 
-from openko import shards, tokenizers
-from openko.corpus import build, pack, sources
-from openko.corpus.clean import clean, hangul_share, is_hangul, reason_to_reject
-from openko.corpus.sources import Document
+from openko import manifest, shards, tokenizers
+from openko.corpus import arrange, build, pack, packages, parts, recipe, runs, tasks
+from openko.corpus.clean import is_hangul
 from openko.errors import InputError
 from openko.training import chat_data
 
-# ── cleaning ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["ㅋㅋㅋㅋ", "1000원", "나랏말ᄊᆞ미 듕귁에 달아", "ㅠㅠ 진짜?", "中國 한자", "표\t안의\t탭", "한 줄\n두 줄\n\n문단", "이모지 👩‍👩‍👧 🇰🇷"],
-)
-def test_korean_passes_untouched(text):
-    assert clean(text) == (text, [])
-
-
-@pytest.mark.parametrize(
-    ("text", "cleaned", "rules"),
-    [
-        (unicodedata.normalize("NFD", "한글과 각"), "한글과 각", ["nfc"]),
-        ("가\u200b나\ufeff다\u2060라", "가나다라", ["control-characters"]),
-        ("가\x00나\x07다\x7f라\x85", "가나다라", ["control-characters"]),
-        ("한 줄\r\n두 줄\r세 줄", "한 줄\n두 줄\n세 줄", ["control-characters"]),
-        ("  가 \t\n나\u3000\n\n\n\n다\xa0\n", "가\n나\n\n다", ["spaces"]),
-        (unicodedata.normalize("NFD", "각") + "\u200b ", "각", ["nfc", "control-characters", "spaces"]),
-    ],
-)
-def test_cleaning_mends_and_names_its_rules(text, cleaned, rules):
-    found, touched = clean(text)
-    assert found == cleaned and sorted(touched) == sorted(rules)
-
-
-@pytest.mark.parametrize("between", ["", "\u200b", "\ufeff", "\x00"], ids=ascii)
-def test_jamo_are_joined_whatever_invisible_stood_between_them(between):
-    cleaned, _ = clean(between.join(unicodedata.normalize("NFD", "각")))
-    assert cleaned == "각" and clean(cleaned) == ("각", [])
-
-
-@pytest.mark.parametrize("character", ["가", "힣", "ㄱ", "ㅋ", "ㆎ", "ᄊ", "ᆞ", "\ua960", "\ud7b0"])
-def test_syllables_and_jamo_old_ones_too_are_hangul(character):
-    assert is_hangul(character)
-
-
-@pytest.mark.parametrize("character", ["a", "1", " ", "中", "あ", "!"])
-def test_other_scripts_are_not_hangul(character):
-    assert not is_hangul(character)
-
-
-def test_the_share_of_hangul_is_of_what_is_not_space():
-    assert hangul_share("가나  ab\n") == 0.5 and hangul_share(" \n") == hangul_share("") == 0.0
-
-
-@pytest.mark.parametrize(
-    ("text", "language", "reason"),
-    [
-        ("가" * 49, "ko", "too-short"),
-        ("a" * 49, "en", "too-short"),
-        ("", "ko", "too-short"),
-        ("가" * 50, "ko", None),
-        ("가" * 24 + "a" * 76, "ko", "not-korean"),
-        ("가" * 25 + "a" * 75, "ko", None),
-        ("가" * 25 + "a" * 75, "en", "not-english"),
-        ("가" * 24 + "a" * 76, "en", None),
-    ],
-)
-def test_documents_are_rejected_by_a_named_filter(text, language, reason):
-    assert reason_to_reject(text, language) == reason
-
-
 # ── building ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-
-def document(name, text, language="ko"):
-    return Document(name, text, language, "made-up", "CC0", f"{name}.txt")
-
-
-KOREAN = [document(f"ko/{i}", f"제{i}조 모든 국민은 법 앞에 평등하다. " * 5) for i in range(60)]
-ENGLISH = [document(f"en/{i}", f"Article {i}. All citizens are equal before the law. " * 5, "en") for i in range(40)]
-BAD = [document("ko/short", "짧다"), document("ko/english", ENGLISH[0].text), document("ko/copy", KOREAN[3].text + "\u200b\n")]
+KO = [{"id": f"ko/{n}", "text": korean(n)} for n in range(60)]
+EN = [{"id": f"en/{n}", "text": english(n)} for n in range(40)]
+BAD = [{"id": "short", "text": "짧다"}, {"id": "english", "text": english(100)}, {"id": "copy", "text": korean(3) + "\u200b\n"}]
+SOURCES = [
+    {"name": "first", "reader": "jsonl", "path": "ko/*.jsonl", "licence": "CC0", "language": "ko", "priority": 1},
+    {"name": "second", "reader": "jsonl", "path": "more/*.jsonl", "licence": "CC-BY", "language": "ko", "priority": 2},
+    {"name": "english", "reader": "jsonl", "path": "en/*.jsonl", "licence": "CC0", "language": "en", "priority": 1},
+]
+PARTS = ("ko.train", "ko.heldout", "en.train", "en.heldout")
 
 
 @pytest.fixture
-def make(tmp_path, monkeypatch):
-    """build.build on given documents, under a name in tmp_path."""
-    (tmp_path / "packages").mkdir()
+def make(tmp_path):
+    """Build a corpus of given documents under a name in tmp_path; the input lies in NAME-data."""
 
-    def run(name, korean=KOREAN + BAD, english=ENGLISH, *, max_bytes=10**9, held_out=0.1):
-        monkeypatch.setattr(sources, "korean", lambda packages: iter(korean))
-        monkeypatch.setattr(sources, "english", lambda: iter(english))
-        options = {"packages": tmp_path / "packages", "max_bytes": max_bytes, "held_out": held_out, "say": lambda line: None}
-        return build.build(tmp_path / name, **options)
+    def run(name, ko=KO, more=BAD, en=EN, *, files=1, workers=1, **fields):
+        data = tmp_path / f"{name}-data"
+        for folder, documents in (("ko", ko), ("more", more), ("en", en)):
+            for number in range(files):
+                write_jsonl(data / folder / f"{number}.jsonl", documents[number::files])
+        made = recipe.parse({"name": "made-up", "held-out": 0.1, "sources": SOURCES} | fields, where="test")
+        return build.build(tmp_path / name, made, data=data, workers=workers, say=lambda line: None)
 
     return run
 
 
-def texts(directory, name):
-    return [d["text"] for d in build.read(directory, name)]
+def texts(directory, part):
+    return [d["text"] for d in parts.read(directory, part)] if part in manifest.read(directory).facts["files"] else []
 
 
 def rejected(directory):
     return [json.loads(line) for line in (directory / "rejected.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("max_bytes", [10**9, 3_000])
-def test_nothing_vanishes_what_is_not_kept_is_counted(make, max_bytes):
-    facts = make("corpus", max_bytes=max_bytes).facts
-    read = len(KOREAN + BAD + ENGLISH)
-    assert sum(facts["sources"].values()) == read
-    assert sum(facts["documents"].values()) + sum(facts["rejected"].values()) == read
+def total(counters, name="documents"):
+    """Of {…: {…: {"documents", "bytes"}}}."""
+    return sum(c[name] for inner in counters.values() for c in inner.values())
+
+
+@pytest.mark.parametrize("fields", [{}, {"max-bytes": {"ko": 9_000, "en": 5_000}}, {"max-bytes": {"ko": 1}}], ids=str)
+def test_nothing_vanishes_what_is_not_kept_is_counted(make, fields):
+    facts = make("corpus", **fields).facts
+    assert sum(counts["documents"] for counts in facts["read"].values()) == len(KO + BAD + EN)
+    assert total(facts["kept"]) + total(facts["rejected"]) == len(KO + BAD + EN)
 
 
 def test_the_rejected_keep_their_reason_and_text_and_copies_their_original(make, tmp_path):
     facts = make("corpus").facts
-    assert facts["rejected"] == {"too-short": 1, "not-korean": 1, "exact-copy": 1}
+    assert {reason: c["documents"] for reason, c in facts["rejected"]["second"].items()} == {
+        "too-short": 1,
+        "not-korean": 1,
+        "exact-copy": 1,
+    }
+    assert not facts["rejected"]["first"] and not facts["rejected"]["english"]
     found = {r["id"]: r for r in rejected(tmp_path / "corpus")}
-    assert len(rejected(tmp_path / "corpus")) == 3
-    assert {k: (r["reason"], r["copy_of"]) for k, r in found.items()} == {
-        "ko/short": ("too-short", None), "ko/english": ("not-korean", None), "ko/copy": ("exact-copy", "ko/3"),
+    assert len(found) == len(rejected(tmp_path / "corpus")) == 3
+    assert found["second/short"] | {"place": ""} == {
+        "id": "second/short", "source": "second", "place": "", "reason": "too-short", "value": 2, "threshold": 50, "text": "짧다",
     }  # fmt: skip
-    assert found["ko/short"]["text"] == "짧다"
-    assert facts["cleaned"]["control-characters"] == 1
+    assert found["second/copy"]["copy_of"] == "first/ko/3"
+
+
+def test_of_equal_texts_the_one_from_the_source_with_the_smallest_priority_stays(make, tmp_path):
+    make("corpus", more=KO)
+    kept = parts.read(tmp_path / "corpus", "ko.train") + parts.read(tmp_path / "corpus", "ko.heldout")
+    assert {d["source"] for d in kept} == {"first"} and len(kept) == len(KO)
+    turned = [s | {"priority": 3 - s["priority"]} if s["language"] == "ko" else s for s in SOURCES]
+    make("turned", more=KO, sources=turned)
+    assert {d["source"] for d in parts.read(tmp_path / "turned", "ko.train")} == {"second"}
 
 
 def test_documents_keep_source_place_and_licence(make, tmp_path):
-    make("corpus")
-    for part in ("ko.train", "ko.heldout", "en.train", "en.heldout"):
-        for d in build.read(tmp_path / "corpus", part):
-            assert (d["source"], d["licence"], d["place"], d["language"]) == ("made-up", "CC0", f"{d['id']}.txt", part[:2])
+    make("corpus", files=2)
+    for part in PARTS:
+        for d in parts.read(tmp_path / "corpus", part):
+            assert d["language"] == part[:2] and d["id"].startswith(d["source"] + "/")
+            file, _, position = d["place"].partition("#")
+            line = (tmp_path / "corpus-data" / file).read_bytes()[int(position) :].splitlines()[0]
+            assert json.loads(line)["text"] == d["text"]
+    licences = {d["source"]: d["licence"] for part in PARTS for d in parts.read(tmp_path / "corpus", part)}
+    assert licences == {"first": "CC0", "english": "CC0"}
 
 
 def test_facts_count_documents_and_bytes_of_each_part(make, tmp_path):
     facts = make("corpus").facts
-    for part in ("ko.train", "ko.heldout", "en.train", "en.heldout"):
+    for part in PARTS:
         found = texts(tmp_path / "corpus", part)
-        assert facts["documents"][part] == len(found)
-        assert facts["bytes"][part] == sum(len(t.encode()) for t in found)
+        assert sum(c["documents"] for c in facts["kept"][part].values()) == len(found)
+        assert sum(c["bytes"] for c in facts["kept"][part].values()) == sum(len(t.encode()) for t in found)
 
 
 @pytest.mark.parametrize("language", ["ko", "en"])
 def test_training_and_held_out_documents_are_disjoint_and_hold_their_shares(make, tmp_path, language):
-    facts = make("corpus").facts
+    make("corpus")
     train, heldout = (texts(tmp_path / "corpus", f"{language}.{part}") for part in ("train", "heldout"))
     assert not set(train) & set(heldout) and train and heldout
-    size = facts["bytes"]
-    longest = max(len(t.encode()) for t in heldout)
-    assert 0 <= size[f"{language}.heldout"] - 0.1 * (size[f"{language}.train"] + size[f"{language}.heldout"]) <= longest
+    held, size = (sum(len(t.encode()) for t in some) for some in (heldout, heldout + train))
+    assert 0 <= held - 0.1 * size <= max(len(t.encode()) for t in heldout)
 
 
-def test_the_split_does_not_depend_on_the_order_of_documents(make, tmp_path):
-    make("one")
-    make("two", list(reversed(KOREAN + BAD)), list(reversed(ENGLISH)))
-    for part in ("ko.train", "ko.heldout", "en.train", "en.heldout"):
-        assert texts(tmp_path / "one", part) == texts(tmp_path / "two", part)
+def shuffled(documents):
+    return random.Random(0).sample(documents, len(documents))
 
 
-def test_two_runs_in_two_places_have_the_same_content(make, tmp_path):
-    assert make("one").content == make("elsewhere/two").content
+def without_places(directory, part):
+    return [{k: v for k, v in d.items() if k != "place"} for d in parts.read(directory, part)]
 
 
-def test_a_budget_is_kept_to(make):
-    size = make("corpus", max_bytes=3_000).facts["bytes"]
-    assert 2_000 < size["ko.train"] + size["ko.heldout"] <= 3_000 and 2_000 < size["en.train"] + size["en.heldout"] <= 3_000
+@pytest.fixture
+def small_files(monkeypatch):
+    """Files, runs and tasks of a few kB, so that there are many of each."""
+    monkeypatch.setattr(arrange, "FILE_BYTES", 5_000)
+    monkeypatch.setattr(runs, "RUN_BYTES", 7_000)
+    monkeypatch.setattr(build, "TASK_BYTES", 9_000)
 
 
-def test_a_corpus_that_is_not_there_names_its_notebook(tmp_path):
-    with pytest.raises(InputError, match=r"corpus is missing.*notebook 01_tokenizers makes it"):
-        build.read(tmp_path / "corpus", "ko.train")
+def test_documents_are_the_same_however_they_lie_in_files_and_whoever_works(make, tmp_path, small_files):
+    copies = [d | {"id": f"again/{d['id']}"} for d in KO[10:20]]
+    make("one", ko=KO + copies)
+    made = make("many", ko=shuffled(KO + copies), more=shuffled(BAD), en=shuffled(EN), files=5)
+    assert len(made.facts["files"]["ko.train"]) > 5 and total(made.facts["rejected"]) == 13
+    for part in PARTS:
+        assert without_places(tmp_path / "one", part) == without_places(tmp_path / "many", part)
 
 
-# ── sources ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_two_processes_make_the_same_bytes_as_one(make, tmp_path):
+    assert make("one", files=3).content == make("two", files=3, workers=2).content
+
+
+def test_a_build_that_was_cut_off_goes_on_and_ends_in_the_same_bytes(make, tmp_path, small_files, monkeypatch):
+    whole, done = make("whole", files=4), []
+    really = tasks._keep
+
+    def cut(work, task, path):
+        if len(done) == stop:
+            raise KeyboardInterrupt
+        done.append(path.parent.name + "/" + path.stem)
+        really(work, task, path)
+
+    for stop in (2, 5, 12):  # noqa: B007 (read by `cut`)
+        monkeypatch.setattr(tasks, "_keep", cut)
+        with pytest.raises(KeyboardInterrupt):
+            make("cut", files=4)
+    monkeypatch.setattr(tasks, "_keep", really)
+    made = make("cut", files=4)
+    assert len(done) == len(set(done)) == 12, "a finished task was done again"
+    assert made.content == whole.content and not (tmp_path / "cut.partial").exists()
+
+
+def test_another_recipe_makes_the_corpus_anew_and_the_same_one_does_not(make, tmp_path):
+    first = make("corpus")
+    before = (tmp_path / "corpus" / "ko.train-00000.jsonl").stat().st_ino
+    assert make("corpus").content == first.content and (tmp_path / "corpus" / "ko.train-00000.jsonl").stat().st_ino == before
+    assert make("corpus", filters={"too-short": 1}).facts["kept"] != first.facts["kept"]
+
+
+def test_two_texts_with_one_id_leave_one_and_the_other_is_kept_aside(make, tmp_path):
+    facts = make("corpus", ko=[*KO, {"id": "ko/7", "text": korean(500)}]).facts
+    assert facts["rejected"]["first"]["duplicate-id"]["documents"] == 1
+    aside = [r for r in rejected(tmp_path / "corpus") if r["reason"] == "duplicate-id"]
+    kept = [d for part in ("ko.train", "ko.heldout") for d in parts.read(tmp_path / "corpus", part) if d["id"] == "first/ko/7"]
+    assert len(aside) == len(kept) == 1 and {aside[0]["text"], kept[0]["text"]} == {korean(7), korean(500)}
+
+
+def test_a_cap_is_kept_to_and_takes_the_first_in_order(make, tmp_path):
+    make("whole")
+    facts = make("capped", **{"max-bytes": {"ko": 9_000}}).facts
+    size = sum(c["bytes"] for part in ("ko.train", "ko.heldout") for c in facts["kept"][part].values())
+    assert 7_000 < size <= 9_000
+    everything, some = ([t for part in ("ko.heldout", "ko.train") for t in texts(tmp_path / name, part)] for name in ("whole", "capped"))
+    assert some == everything[: len(some)]
+
+
+def test_what_cannot_be_read_is_kept_with_its_reason(make, tmp_path):
+    make("corpus")
+    data = tmp_path / "broken-data"
+    write_jsonl(data / "ko" / "0.jsonl", KO)
+    with open(data / "ko" / "0.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"id": 1, "text": \n{"id": 2}\n{"id": 3, "text": "' + "가나다 " * 40 + '\\ud800"}\n')
+    made = recipe.parse({"name": "broken", "sources": SOURCES[:1]}, where="test")
+    facts = build.build(tmp_path / "broken", made, data=data, say=lambda line: None).facts
+    assert facts["faults"] == {"first": {"invalid-json": 1, "missing-field": 1, "wrong-encoding": 1}}
+    lines = [json.loads(line) for line in (tmp_path / "broken" / "faults.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {line["reason"] for line in lines} == set(facts["faults"]["first"])
+    assert all(line["place"].startswith("ko/0.jsonl#") and line["detail"] and line["source"] == "first" for line in lines)
+    assert total(facts["kept"]) == len(KO)
+
+
+def test_examples_show_what_a_rule_changed(make):
+    facts = make("corpus", ko=[{"id": "a", "text": "앞\u200b뒤. " + korean(1)}]).facts
+    [example] = facts["examples"]["cleaned"]["control-characters"][:1]
+    assert "\u200b" in example["before"] and example["after"].startswith(example["before"].replace("\u200b", ""))
+    assert facts["cleaned"]["control-characters"]["documents"] == 2  # the copy in BAD has one too
+
+
+def test_documents_with_evaluation_questions_leave_with_the_question(make, tmp_path):
+    question = korean(7)[30:130]
+    write_jsonl(tmp_path / "corpus-data" / "eval" / "exam.jsonl", [{"question": question, "A": "1", "B": "2", "C": "3", "D": "4"}])
+    facts = make("corpus", decontaminate={"files": ["eval/*.jsonl"]}).facts
+    assert facts["rejected"]["first"] == {"contaminated": {"documents": 1, "bytes": len(korean(7).encode())}}
+    [aside] = [r for r in rejected(tmp_path / "corpus") if r["reason"] == "contaminated"]
+    assert aside["id"] == "first/ko/7" and aside["question"]["piece"] in korean(7) and "exam" in aside["question"]["dataset"]
+
+
+def test_bad_input_is_named(make, tmp_path):
+    with pytest.raises(InputError, match=r"corpus is missing.*notebooks: 01_tokenizers"):
+        parts.read(tmp_path / "corpus", "ko.train")
+    make("corpus")
+    with pytest.raises(InputError, match=r"no part 'ko.test'; there are .*ko.train"):
+        parts.read(tmp_path / "corpus", "ko.test")
+    with pytest.raises(InputError, match="nowhere is no folder"):
+        build.build(tmp_path / "x", recipe.load("laptop"), data=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sources": []}, "sources is empty"),
+        ({"name": 3}, "name must be a text, found 3"),
+        ({"colour": "red"}, "unknown field 'colour'"),
+        ({"sources": [SOURCES[0], SOURCES[0]]}, "more than one source is called first"),
+        ({"sources": [SOURCES[0] | {"reader": "pdf"}]}, r"no reader 'pdf'; there are .*jsonl"),
+        ({"sources": [SOURCES[0] | {"language": "jp"}]}, "language is one of ko, en, found 'jp'"),
+        ({"sources": [SOURCES[0] | {"split": "train"}]}, "reader jsonl knows no splits"),
+        ({"sources": [SOURCES[0] | {"weight": -1}]}, "weight says how often"),
+        ({"sources": [SOURCES[0] | {"txet": "body"}]}, "unknown field 'txet'"),
+        ({"sources": [{k: v for k, v in SOURCES[0].items() if k != "licence"}]}, "licence is missing"),
+        ({"sources": [{k: v for k, v in SOURCES[0].items() if k != "path"}]}, "reader jsonl needs a path"),
+        ({"clean": ["nfd"]}, r"no cleaning rule 'nfd'; there are .*nfc"),
+        ({"filters": {"too-shrot": 3}}, "too-shrot"),
+        ({"held-out": 1.0}, "held-out is a share"),
+        ({"max-bytes": {"ko": "1 GB"}}, "max-bytes is"),
+        ({"decontaminate": {"file": []}}, "decontaminate: unknown field 'file'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_faulty_recipe_is_refused_with_its_field(change, said):
+    with pytest.raises(InputError, match=said):
+        recipe.parse({"name": "x", "sources": SOURCES} | change, where="corpus.yaml")
+
+
+def test_a_recipe_is_read_from_yaml_and_the_shipped_ones_are_sound(tmp_path):
+    (tmp_path / "mine.yaml").write_text("name: mine\nsources:\n  - {name: a, reader: jsonl, path: '*.jsonl', licence: CC0, language: ko}\n")
+    assert recipe.load(tmp_path / "mine.yaml").source("a").path == ("*.jsonl",)
+    assert recipe.names() == ["koen", "laptop", "open-ko"]
+    assert all(recipe.load(name).name == name for name in recipe.names())
+    (tmp_path / "broken.yaml").write_text("name: [")
+    with pytest.raises(InputError, match=r"broken\.yaml is not YAML"):
+        recipe.load(tmp_path / "broken.yaml")
+    with pytest.raises(InputError, match=r"nothing\.yaml cannot be read.*laptop"):
+        recipe.load(tmp_path / "nothing.yaml")
 
 
 def test_every_text_package_is_pinned():
-    pins = sources.text_packages()
+    pins = packages.pinned()
     assert pins and all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins)
     declared = [line for line in importlib.metadata.requires("openko") if re.search(r"extra == .text", line)]
     assert len(pins) == len(declared)
 
 
-def test_without_the_packages_the_notebook_is_named(tmp_path):
-    with pytest.raises(InputError, match="notebook 01_tokenizers"):
-        next(sources.korean(tmp_path / "packages"))
+# ── tasks ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_english_of_python_itself_is_prose_with_source_and_licence():
-    topics = [d for _, d in zip(range(20), sources.english(), strict=False)]
-    assert len({d.id for d in topics}) == 20
-    assert all(d.language == "en" and d.licence == "PSF-2.0" and d.place and d.text for d in topics)
+def double(number):
+    return {"doubled": 2 * number}
+
+
+def dies(number):
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_results_come_in_the_order_of_their_tasks(tmp_path, workers):
+    found = tasks.run(double, [(n,) for n in range(7)], tmp_path / "results", workers=workers, what="doubling", say=lambda line: None)
+    assert found == [{"doubled": 2 * n} for n in range(7)]
+
+
+def test_a_worker_that_is_killed_is_said_to_be(tmp_path):
+    with pytest.raises(InputError, match="worker process was ended from outside"):
+        tasks.run(dies, [(1,), (2,)], tmp_path / "results", workers=2, what="dying", say=lambda line: None)
 
 
 # ── shards and chats ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -206,7 +309,7 @@ def test_english_of_python_itself_is_prose_with_source_and_licence():
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tokenizer")
-    tokenizers.train([d.text for d in KOREAN + ENGLISH], 360, "tiny").save(directory)
+    tokenizers.train([d["text"] for d in KO + EN], 360, "tiny").save(directory)
     return directory
 
 
@@ -222,24 +325,58 @@ def test_packed_documents_stand_between_begin_and_end_of_text(make, tokenizer, t
 
 
 def test_one_source_of_a_part_can_be_packed_alone(make, tokenizer, tmp_path):
-    make("corpus")
+    make("corpus", more=[{"id": n, "text": korean(1000 + n)} for n in range(20)])
     where = {"corpus": tmp_path / "corpus", "part": "ko.train", "tokenizer": tokenizer, "say": lambda line: None}
-    documents = build.read(tmp_path / "corpus", "ko.train")
-    source = documents[0]["source"]
-    made = pack.pack(tmp_path / "one", source=source, **where)
-    assert made.facts["documents"] == sum(d["source"] == source for d in documents)
-    assert made.recipe["source"] == source
-    with pytest.raises(InputError, match="no document of source 'nobody'"):
+    documents = parts.read(tmp_path / "corpus", "ko.train")
+    made = pack.pack(tmp_path / "one", source="second", **where)
+    assert 0 < made.facts["documents"] == sum(d["source"] == "second" for d in documents) < len(documents)
+    assert made.recipe["source"] == "second"
+    with pytest.raises(InputError, match="no source 'nobody'; there are first, second, english"):
         pack.pack(tmp_path / "none", source="nobody", **where)
+    with pytest.raises(InputError, match=r"ko\.train has no document of source 'english'"):
+        pack.pack(tmp_path / "none", source="english", **where)
+
+
+def test_bytes_and_tokens_are_known_for_every_document_by_source(make, tokenizer, tmp_path, small_files):
+    make("corpus", more=[{"id": n, "text": korean(1000 + n)} for n in range(20)])
+    made = pack.pack(
+        tmp_path / "shards", corpus=tmp_path / "corpus", part="ko.train", tokenizer=tokenizer, workers=2, say=lambda line: None
+    )
+    assert made.facts["shards"] > 3
+    found, loaded = pack.per_document(tmp_path / "shards"), tokenizers.load(tokenizer)
+    for source in ("first", "second"):
+        documents = [d["text"] for d in parts.read(tmp_path / "corpus", "ko.train") if d["source"] == source]
+        assert found[source][0].tolist() == [len(t.encode()) for t in documents]
+        assert found[source][1].tolist() == [len(loaded.encode(t)) + 2 for t in documents]
+        assert made.facts["sources"][source] == {
+            "documents": len(documents), "bytes": found[source][0].sum(), "tokens": found[source][1].sum(),
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(("weight", "low", "high"), [(0.0, 0, 0), (0.3, 0.1, 0.5), (1.0, 1, 1), (2.0, 2, 2), (2.5, 2.3, 2.7)])
+def test_a_weight_says_how_often_a_source_is_packed(make, tokenizer, tmp_path, weight, low, high):
+    more = [{"id": n, "text": korean(2000 + n)} for n in range(60)]
+    make("corpus", more=more, sources=[s | {"weight": weight} if s["name"] == "second" else s for s in SOURCES])
+    made = pack.pack(tmp_path / "shards", corpus=tmp_path / "corpus", part="ko.train", tokenizer=tokenizer, say=lambda line: None)
+    kept = Counter(d["source"] for d in parts.read(tmp_path / "corpus", "ko.train"))
+    assert low * kept["second"] <= made.facts["sources"]["second"]["documents"] <= high * kept["second"]
+    assert made.facts["sources"]["first"]["documents"] == kept["first"]
+
+
+def test_text_that_looks_like_a_special_token_stays_text_in_the_real_tokenizer():
+    real = tokenizers.load("llama-3")
+    some = ["a <|eot_id|> b", "<|begin_of_text|>", "한국어 뷁 ㅋㅋ", "", "👩‍👩‍👧"]
+    assert [ids.tolist() for ids in real.encode_arrays(some)] == real.encode_batch(some)
+    assert all(ids.dtype == np.uint32 and (ids < 128_000).all() for ids in real.encode_arrays(some))
 
 
 def test_documents_up_to_a_size_are_the_first_ones(make, tmp_path):
     make("corpus")
-    documents = build.read(tmp_path / "corpus", "ko.train")
+    documents = parts.read(tmp_path / "corpus", "ko.train")
     sizes = [len(d["text"].encode()) for d in documents]
-    assert build.up_to(documents, sum(sizes[:3])) == documents[:3]
-    assert build.up_to(documents, sum(sizes[:3]) - 1) == documents[:2]
-    assert build.up_to(documents, 0) == [] and build.up_to(documents, sum(sizes)) == documents
+    assert parts.up_to(documents, sum(sizes[:3])) == documents[:3]
+    assert parts.up_to(documents, sum(sizes[:3]) - 1) == documents[:2]
+    assert parts.up_to(documents, 0) == [] and parts.up_to(documents, sum(sizes)) == documents
 
 
 PROSE = """Return a new list that holds the items of the iterable in order.

@@ -11,12 +11,13 @@ from typing import Annotated
 
 import typer
 
+from openko.cli import corpus, rope
+from openko.cli.printing import AsJson, print_record, print_rows, read_text, to_stderr
 from openko.errors import InputError, Interrupted
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Llama-3-Open-Ko, the whole road.")
-rope = typer.Typer(no_args_is_help=True, help="RoPE in Hugging Face directories: diagnose, repair, compare, break.")
-app.add_typer(rope, name="rope")
-AsJson = Annotated[bool, typer.Option("--json", help="print the answer as JSON")]
+app.add_typer(rope.app, name="rope")
+app.add_typer(corpus.app, name="corpus")
 
 
 @app.command()
@@ -46,7 +47,7 @@ def profiles(as_json: AsJson = False):
         }
         for p in profiles.PROFILES.values()
     ]
-    _print_rows(rows, as_json)
+    print_rows(rows, as_json)
 
 
 @app.command()
@@ -72,13 +73,13 @@ def fit(
             raise InputError("--batch, --sequence-length and --compile are about one step: name its --model and its --topology")
         models, topologies = (model,) if model else rehearsal.RELEASED, (topology,) if topology else rehearsal.SLICES
         rows = rehearsal.table(models, topologies)
-        _print_rows(rows if as_json else [_short(row) for row in rows], as_json)
+        print_rows(rows if as_json else [_short(row) for row in rows], as_json)
         if not as_json:
             print(f"\nbatch: the largest by the estimate; tokens: in {rehearsal.SESSION_HOURS} hours at the upper bound of a step's time")
         return
     profile = rehearsal.profile_for(model, topology, batch, sequence_length)
-    answer = rehearsal.compile_for(profile, topology, dump_hlo, say=_to_stderr) if compile else rehearsal.estimate(profile, topology)
-    _print_record({k: v for k, v in answer.items() if as_json or k != "assumptions"}, as_json)
+    answer = rehearsal.compile_for(profile, topology, dump_hlo, say=to_stderr) if compile else rehearsal.estimate(profile, topology)
+    print_record({k: v for k, v in answer.items() if as_json or k != "assumptions"}, as_json)
     if not as_json:
         print("\n" + "\n".join(answer["assumptions"]))
     if not answer["fits"]:
@@ -137,7 +138,7 @@ def train(
 
         plan = make_plan(out, **settings, checkpoint_dir=checkpoint_dir)
         weights = plan.shapes()
-        _print_record(plan.describe() | ({"weights": weights} if as_json else {}), as_json)
+        print_record(plan.describe() | ({"weights": weights} if as_json else {}), as_json)
         if not as_json:
             print("\nweights (whole: on one device)")
             for row in weights:
@@ -152,10 +153,10 @@ def train(
         out, **settings, checkpoint_dir=checkpoint_dir, tensorboard=tensorboard,
         evaluate=_texts(evaluate, "--eval"), evaluate_every=eval_every,
         time_budget=None if time_budget is None else stopping.seconds(time_budget),
-        say=_to_stderr,
+        say=to_stderr,
     )  # fmt: skip
     if made is not None:
-        _print_record({"out": str(out), **made.facts}, as_json)
+        print_record({"out": str(out), **made.facts}, as_json)
 
 
 @app.command()
@@ -183,14 +184,14 @@ def merge(
         raise InputError("--out is missing: the model directory to write (or --dry-run, which writes none)")
     settings = {
         "target": target, "base": base, "chat": chat, "parts": chat_vector.parts_from(scale, special_tokens), "method": method,
-        "shard_bytes": hf_weights.bytes_from(shard_size), "workers": workers, "say": _to_stderr,
+        "shard_bytes": hf_weights.bytes_from(shard_size), "workers": workers, "say": to_stderr,
     }  # fmt: skip
     if dry_run:
         _print_survey(chat_vector.survey(**settings), as_json)
         return
     facts = chat_vector.merge(out, **settings).facts
     # Norms and hashes by tensor are for the manifest and for --json.
-    _print_record({"out": str(out)} | {k: v for k, v in facts.items() if as_json or not isinstance(v, dict | list)}, as_json)
+    print_record({"out": str(out)} | {k: v for k, v in facts.items() if as_json or not isinstance(v, dict | list)}, as_json)
 
 
 def _print_survey(found: dict, as_json: bool) -> None:
@@ -203,11 +204,11 @@ def _print_survey(found: dict, as_json: bool) -> None:
     for row in found["norms"]:
         ratio = row["vector"] / row["base"] if row["base"] else math.nan
         rows[row["place"]][row["part"]] = "kept" if row["vector"] is None else f"{ratio:.4f} ({row['vector']:.4g})"
-    _print_rows(list(rows.values()), as_json)
+    print_rows(list(rows.values()), as_json)
     print("\n|chat − base| / |base|, and in brackets |chat − base|, by layer and part of the model\n")
     files = {f"would write {name}": f"{size:,} bytes" for name, size in found["files"].items()}
     norms = {"|chat − base|": found["vector_norm"], "|target|": found["target_norm"]}
-    _print_record(norms | files | {"in all": f"{found['bytes']:,} bytes"}, as_json)
+    print_record(norms | files | {"in all": f"{found['bytes']:,} bytes"}, as_json)
 
 
 @app.command()
@@ -241,11 +242,11 @@ def sweep(
         out.mkdir(parents=True, exist_ok=True)
     points = sweep.sweep(
         scale, target=target, base=base, chat=chat, texts=_texts(text, "--text"), parts=chat_vector.parts_from(part, special_tokens),
-        method=method, context=context, say=_to_stderr, keep=keep,
+        method=method, context=context, say=to_stderr, keep=keep,
     )  # fmt: skip
     if out is not None:
         figures.save(out, "curve", sweep.figure(points), packages=packages)
-    _print_rows(plain(points) if as_json else [
+    print_rows(plain(points) if as_json else [
         {"λ": point.scale} | {f"{name} bits/byte": f"{bits:.3f}" for name, bits in point.bits_per_byte.items()}
         | {f"{name} ended": f"{share:.0%}" for name, share in point.ended_turns.items()}
         for point in points
@@ -268,7 +269,7 @@ def sample(
     from openko.sampling import Sampler, opening, user_turn
 
     how = {"temperature": 0.0 if greedy else temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed}
-    sampler = Sampler(directory, say=_to_stderr)
+    sampler = Sampler(directory, say=to_stderr)
     if as_json:
         print(json.dumps([dataclasses.asdict(a) for a in sampler.answer(prompt, system=system, **how)], ensure_ascii=False))
     elif len(prompt) == 1:  # one answer is shown while it comes
@@ -293,22 +294,22 @@ def chat(
     """Talk with a model. /clear forgets what was said, /bye or the end of input leaves, Ctrl-C stops an answer."""
     from openko.sampling import Conversation, Sampler
 
-    sampler = Sampler(directory, say=_to_stderr)
+    sampler = Sampler(directory, say=to_stderr)
     talk = Conversation(
         sampler, system=system, temperature=0.0 if greedy else temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed
     )
     talk.check()
-    _to_stderr(f"{directory}: /clear forgets what was said, /bye leaves, Ctrl-C stops an answer")
+    to_stderr(f"{directory}: /clear forgets what was said, /bye leaves, Ctrl-C stops an answer")
     while (line := _read_turn()) not in (None, "/bye"):
         if line == "/clear":
             talk.clear()
         elif line:
             try:
-                found = talk.ask(line, _show, say=_to_stderr)
+                found = talk.ask(line, _show, say=to_stderr)
             except KeyboardInterrupt:
-                _to_stderr("\n(stopped; this turn is not kept)")
+                to_stderr("\n(stopped; this turn is not kept)")
             except InputError as problem:  # a question that is too long must not end the conversation
-                _to_stderr(str(problem))
+                to_stderr(str(problem))
             else:
                 print("" if found.stop != "length" else f"\n[stopped after {found.tokens} tokens, the limit]")
 
@@ -336,9 +337,9 @@ def bits_per_byte(
     from openko import hf_weights, tokenizers
     from openko.bits_per_byte import BitsPerByte
 
-    documents = {str(path): [_read_text(path)] for path in text}
+    documents = {str(path): [read_text(path)] for path in text}
     config, parameters = hf_weights.load(directory)
-    _print_record(BitsPerByte(config, tokenizers.load(directory), documents, context=context)(parameters), as_json)
+    print_record(BitsPerByte(config, tokenizers.load(directory), documents, context=context)(parameters), as_json)
 
 
 @app.command(name="ended-turns")
@@ -356,100 +357,8 @@ def ended_turns(
 
     if language not in ended_turns.PROMPTS:
         raise InputError(f"--language must be one of {', '.join(ended_turns.PROMPTS)}, found {language!r}")
-    answers = ended_turns.ask(Sampler(directory, say=_to_stderr), language, temperature=temperature, top_p=top_p, seed=seed)
-    _print_record(vars(ended_turns.count(answers, language)), as_json)
-
-
-@rope.command()
-def diagnose(
-    directory: Annotated[Path, typer.Argument(metavar="HF_DIR")],
-    text: Annotated[Path | None, typer.Option(help="UTF-8 text in the model's language; built-in Korean and English without")] = None,
-    as_json: AsJson = False,
-):
-    """What is wrong with RoPE in a model directory? From weights and text first, then against config.json."""
-    from openko.rope_lab.diagnosis import diagnose
-
-    answer = diagnose(directory, text=text, say=_to_stderr)
-    if as_json:
-        print(json.dumps(answer, ensure_ascii=False, allow_nan=False))
-        return
-    theta, scaling = answer["theta"], answer["scaling"]
-    said = "no θ" if theta["config"] is None else f"{theta['config']:,.0f}"
-    low, high = (f"{side:,.0f}" if side else "no bound" for side in (theta["low"], theta["high"]))
-    _print_record({
-        "verdict": ", ".join(answer["verdict"]),
-        "θ": f"{theta['estimate']:,.0f} ({low} to {high}); in common use: {theta['nearest']:,.0f}; config.json: {said}",
-        "rows of q": answer["layout"]["q"] or "not to be told",
-        "rows of k": answer["layout"]["k"] or "not to be told",
-        "scaling": f"{_scaling(scaling['estimate'])}{'' if scaling['sure'] else ', perhaps'}; config.json: {_scaling(scaling['config'])}",
-        **({"repair": answer["repair"]} if answer["repair"] else {}),
-    }, as_json)  # fmt: skip
-    for note in answer["notes"]:
-        print(f"  {note}")
-
-
-def _scaling(block: dict | None) -> str:
-    return "none" if block is None else f"{block['factor']:g} times from {block['original_max_position_embeddings']:,} positions"
-
-
-@rope.command()
-def repair(
-    directory: Annotated[Path, typer.Argument(metavar="HF_DIR")],
-    out: Annotated[Path, typer.Option(help="model directory to write")],
-    theta: Annotated[float | None, typer.Option(help="θ that the model was trained with, if you know it")] = None,
-    layout: Annotated[str | None, typer.Option(metavar="NAME", help="how the rows lie now: NAME for both, or q=NAME,k=NAME")] = None,
-    text: Annotated[Path | None, typer.Option(help="UTF-8 text in the model's language, for the diagnosis")] = None,
-    as_json: AsJson = False,
-):
-    """Diagnose, and write a copy with rows, θ and scaling put right; no weight changes by a bit."""
-    from openko.rope_lab.repair import cure, layout_from, repaired
-
-    told = None if layout is None else layout_from(layout)
-    found = cure(directory, theta=theta, layout=told, text=text, say=_to_stderr)
-    made = repaired(directory, out, theta=found.theta, scaling=found.scaling, layout=found.layout, say=_to_stderr)
-    _print_record({"out": str(out), **made.facts}, as_json)
-
-
-@rope.command()
-def compare(
-    old: Annotated[Path, typer.Argument(metavar="OLD", help="model directory before")],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="model directory after")],
-    as_json: AsJson = False,
-):
-    """What happened between two uploads of a model: new numbers in config.json, rows moved, or other weights?"""
-    from openko.rope_lab.comparison import compare
-
-    answer = compare(old, new, say=_to_stderr)
-    _print_record(answer if as_json else {"verdict": answer["verdict"], "": answer["sentence"]}, as_json)
-
-
-def _list_faults(wanted: bool) -> None:
-    if wanted:
-        from openko.rope_lab.faults import FAULTS
-
-        width = max(len(name) for name in FAULTS)
-        print("\n".join(f"{name:<{width}}  {what}" for name, what in FAULTS.items()))
-        raise typer.Exit
-
-
-@rope.command(name="break")
-def break_(
-    directory: Annotated[Path, typer.Argument(metavar="HF_DIR", help="a sound model directory")],
-    fault: Annotated[list[str], typer.Option(help="what to put in; --list names them; may be repeated")],
-    out: Annotated[Path, typer.Option(help="model directory to write")],
-    theta: Annotated[float | None, typer.Option(help="for wrong-theta; by default 10000, or 500000 where the model has 10000")] = None,
-    listing: Annotated[bool, typer.Option("--list", is_eager=True, callback=_list_faults, help="list the faults and stop")] = False,
-    as_json: AsJson = False,
-):
-    """Copy a model directory and put RoPE faults in on purpose."""
-    from openko.rope_lab.faults import broken
-
-    made = broken(directory, out, fault, theta=theta, say=_to_stderr)
-    _print_record({"out": str(out), **made.facts}, as_json)
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    answers = ended_turns.ask(Sampler(directory, say=to_stderr), language, temperature=temperature, top_p=top_p, seed=seed)
+    print_record(vars(ended_turns.count(answers, language)), as_json)
 
 
 @app.command()
@@ -458,7 +367,7 @@ def verify(directory: Path, as_json: AsJson = False):
     from openko import manifest
 
     found = manifest.verify(directory)
-    _print_record({"kind": found.kind, "files": len(found.files), "content": found.content, **found.facts}, as_json)
+    print_record({"kind": found.kind, "files": len(found.files), "content": found.content, **found.facts}, as_json)
 
 
 @app.command()
@@ -510,49 +419,12 @@ def _texts(entries: list[str], option: str) -> dict[str, list[str]]:
             raise InputError(f"{option} {entry}: write NAME=FILE, such as ko=heldout.txt")
         if name in texts:
             raise InputError(f"{option} {entry}: {name} is given twice: give each text its own name")
-        text = _read_text(Path(path))
+        text = read_text(Path(path))
         try:
             texts[name] = [json.loads(line)["text"] for line in text.splitlines()] if path.endswith(".jsonl") else [text]
         except (ValueError, KeyError, TypeError) as problem:
             raise InputError(f'{path}: every line must be a JSON object with "text" ({problem!r})') from None
     return texts
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a directory: --text takes one UTF-8 file") from None
-    except UnicodeDecodeError as problem:
-        raise InputError(
-            f"{path} is not UTF-8 ({problem.reason} at byte {problem.start}): convert it with iconv -f cp949 -t utf-8"
-        ) from None
-
-
-def _print_record(record: dict, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(record, ensure_ascii=False))
-        return
-    width = max(len(k) for k in record)
-    for key, value in record.items():
-        print(f"{key:<{width}}  {value:,.4g}" if isinstance(value, float) else f"{key:<{width}}  {value}")
-
-
-def _print_rows(rows: list[dict], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(rows, ensure_ascii=False))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for name in rows[0]:
-        table.add_column(name, no_wrap=name != "hardware")  # 80 columns hold all the names and numbers
-    for row in rows:
-        table.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()))
-    Console().print(table)
 
 
 def main() -> None:
@@ -576,7 +448,3 @@ def main() -> None:
             goes_on = {"walkthrough", "train", "merge"} & set(sys.argv[1:2])
             print("openko: interrupted" + ("; the same command goes on from here" if goes_on else ""), file=sys.stderr)
         raise
-
-
-if __name__ == "__main__":
-    main()

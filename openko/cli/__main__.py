@@ -1,0 +1,3 @@
+from openko.cli import main
+
+main()
