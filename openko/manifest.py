@@ -147,15 +147,20 @@ def describe_inputs(
         elif path.is_dir() and identify is not None:
             content = identify(path)
         elif path.is_dir():
-            size = sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-            if size > 2e9:
-                say(f"hashing {path}, {size / 1e9:.0f} GB: about {size / 5e8:.0f} s")
+            _announce_hashing(path, say)
             content = digest(hash_files(path))
         else:
             raise InputError(f"input {name!r}: {path} does not exist")
         known[path] = content
         described[name] = {"path": path.as_posix(), "content": content}
     return described
+
+
+def _announce_hashing(directory: Path, say: Callable[[str], None]) -> None:
+    """A line where it will take more than a few seconds."""
+    size = sum(p.stat().st_size for p in directory.rglob("*") if p.is_file() and SCRATCH not in p.parts)
+    if size > 2e9:
+        say(f"hashing {directory}, {size / 1e9:.0f} GB: about {size / 5e8:.0f} s")
 
 
 def hash_files(directory: Path, known: dict[str, str] | None = None) -> dict:
@@ -211,6 +216,8 @@ def build(
                 hashes = made.hashes if isinstance(made, Made) else {}
                 facts = made.facts if isinstance(made, Made) else made or {}
                 facts = json.loads(json.dumps(facts))  # counters and tuples become plain JSON
+                if not hashes:
+                    _announce_hashing(partial, say)
                 files = hash_files(partial, hashes)
                 manifest = Manifest(kind=kind, recipe=recipe, inputs=described, code=code, files=files, facts=facts)
                 write_json(partial / NAME, asdict(manifest))

@@ -1,5 +1,6 @@
 """openko.corpus.build and pack, openko.training.chat_data: nothing vanishes, order is by content, held-out stays held out."""
 
+import errno
 import importlib.metadata
 import json
 import random
@@ -290,6 +291,20 @@ def dies(number):
     import signal
 
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def finds_the_disk_full(number):
+    raise OSError(errno.ENOSPC, "No space left on device", f"part-{number}")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_ends_a_build_clearly_and_leaves_nothing_under_its_name(tmp_path, workers):
+    def make(partial):
+        tasks.run(finds_the_disk_full, [(1,), (2,)], partial / manifest.SCRATCH, workers=workers, what="x", say=lambda line: None)
+
+    with pytest.raises(InputError, match=r"no space left while writing .*corpus\.partial: free some and run again"):
+        manifest.build(tmp_path / "corpus", kind="corpus", recipe={}, inputs={}, module="openko.errors", make=make)
+    assert not (tmp_path / "corpus").exists()
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -22,8 +22,9 @@ def not_again(partial):
     raise AssertionError("make was called")
 
 
-def build(directory, make=hello, *, kind="greeting", recipe=None, inputs=None, module="openko.errors", say=lambda line: None):
-    return manifest.build(directory, kind=kind, recipe=recipe or {"n": 1}, inputs=inputs or {}, module=module, make=make, say=say)
+def build(directory, make=hello, *, kind="greeting", recipe=None, inputs=None, module="openko.errors", say=lambda line: None, **options):
+    making = {"kind": kind, "recipe": recipe or {"n": 1}, "inputs": inputs or {}, "module": module, "make": make, "say": say}
+    return manifest.build(directory, **making, **options)
 
 
 @pytest.fixture
@@ -98,6 +99,25 @@ def test_a_remaking_that_fails_leaves_the_old_directory_as_it_was(made):
     with pytest.raises(RuntimeError):
         build(made, stops, recipe={"n": 2})
     assert manifest.verify(made).recipe == {"n": 1}
+
+
+def test_work_of_hours_by_other_code_is_kept_or_refused_as_asked(tmp_path):
+    def stops(partial):
+        (partial / "half.bin").write_bytes(b"half")
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        build(tmp_path / "made", stops)
+    other = {"module": "openko.rope"}
+    with pytest.raises(InputError, match=r"made\.partial was made by another version of the code.*--keep.*--remake"):
+        build(tmp_path / "made", other_code="refuse", **other)
+    kept = build(tmp_path / "made", other_code="keep", **other)
+    assert set(kept.files) == {"half.bin", "sub/hello.txt"}
+    with pytest.raises(InputError, match=r"made was made by another version of the code"):
+        build(tmp_path / "made", other_code="refuse")
+    assert build(tmp_path / "made", not_again, other_code="keep") == kept
+    assert set(build(tmp_path / "made", other_code="remake").files) == {"sub/hello.txt"}
+    assert build(tmp_path / "made", other_code="keep", recipe={"n": 2}).recipe == {"n": 2}, "another recipe is always made"
 
 
 def test_two_builders_at_once_are_refused(tmp_path):

@@ -1,0 +1,71 @@
+"""A corpus that is killed at random moments, workers and all, and resumed has the same bytes as one that was not. A minute."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from corpus_text import english, korean, write_jsonl
+
+from openko import manifest, tokenizers
+
+pytestmark = pytest.mark.slow
+
+# From raw text to shards in a process of its own: run.py DATA OUT TOKENIZER
+RUN = """
+import sys
+from openko.corpus import arrange, build, pack, recipe
+if __name__ == "__main__":
+    build.TASK_BYTES, arrange.FILE_BYTES = 1_000_000, 400_000
+    data, out, tokenizer = sys.argv[1:]
+    sources = [{"name": n, "reader": "jsonl", "path": f"{n}/*.jsonl", "licence": "CC0", "language": n} for n in ("ko", "en")]
+    made = recipe.parse({"name": "made", "sources": sources}, where="test")
+    build.build(out + "/corpus", made, data=data, workers=2)
+    for part in ("ko.train", "en.train"):
+        pack.pack(f"{out}/{part}", corpus=out + "/corpus", part=part, tokenizer=tokenizer, workers=2)
+    print("finished")
+"""
+
+
+def start(tmp_path, name):
+    """With its workers it is a group of processes, so that all of them can be killed at once."""
+    (tmp_path / "run.py").write_text(RUN)
+    command = [sys.executable, "run.py", "data", name, "tokenizer"]
+    with open(tmp_path / f"{name}.log", "ab") as log:
+        return subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True, env=os.environ | {"PYTHONPATH": ""})
+
+
+def finished_parts(out: Path) -> int:
+    return sum(1 for path in out.rglob("[0-9][0-9][0-9][0-9][0-9].json")) + 1000 * len(list(out.glob("*/manifest.json")))
+
+
+def test_killed_at_ten_random_moments_and_resumed_the_bytes_are_the_same(tmp_path):
+    for folder, make, count in (("ko", korean, 9_000), ("en", english, 3_000)):
+        documents = [{"id": n, "text": make(n % (count - 100))} for n in range(count)]  # a hundred exact copies
+        for number in range(30):
+            write_jsonl(tmp_path / "data" / folder / f"{number}.jsonl", documents[number::30])
+    tokenizers.train([korean(n) + english(n) for n in range(200)], 400, "tiny").save(tmp_path / "tokenizer")
+    assert start(tmp_path, "whole").wait() == 0
+
+    draw, killed_at = random.Random(0), []
+    while len(killed_at) < 10:
+        run, before = start(tmp_path, "cut"), finished_parts(tmp_path / "cut")
+        while finished_parts(tmp_path / "cut") <= before:
+            assert run.poll() is None, (tmp_path / "cut.log").read_text()
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.2))
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        killed_at.append(finished_parts(tmp_path / "cut"))
+    print("killed with so many parts finished:", killed_at)
+    assert start(tmp_path, "cut").wait() == 0, (tmp_path / "cut.log").read_text()
+
+    for name in ("corpus", "ko.train", "en.train"):
+        whole, cut = (manifest.verify(tmp_path / run / name) for run in ("whole", "cut"))
+        assert whole.content == cut.content and whole.facts == cut.facts
+    assert (tmp_path / "cut.log").read_text().count("finished") == 1
+    assert whole.facts["shards"] > 3 and len(set(killed_at)) == 10
