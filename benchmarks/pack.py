@@ -14,6 +14,8 @@ import json
 import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from statistics import median
@@ -69,32 +71,19 @@ def _encode(texts: list[str]) -> int:
 
 
 def peer(files: list[Path], tokenizer: Path, cache: Path, pipe) -> None:
-    import datasets
-    from transformers import PreTrainedTokenizerFast
-
-    datasets.disable_progress_bars()
-    fast = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer / "tokenizer.json"), bos_token=tokenizers.BEGIN, eos_token=tokenizers.END)
-    data = datasets.load_dataset("json", data_files=[str(p) for p in files], split="train", cache_dir=str(cache))
-
-    def encode(batch):
-        ids = fast(batch["text"], add_special_tokens=False, return_attention_mask=False)["input_ids"]
-        return {"input_ids": [[fast.bos_token_id, *some, fast.eos_token_id] for some in ids]}
-
-    began = time.perf_counter()
-    mapped = data.map(encode, batched=True, num_proc=CORES, remove_columns=data.column_names, load_from_cache_file=False)
-    seconds = time.perf_counter() - began
-    mapped = mapped.with_format("numpy")
-    np.concatenate([batch for batch in mapped["input_ids"]]).astype(shards.TOKEN).tofile(cache / "ids.bin")
-    pipe.send(seconds)
+    script = Path(__file__).with_name("pack_peer.py")
+    done = subprocess.run([sys.executable, script, tokenizer, cache, str(CORES), *files], stdout=subprocess.PIPE, text=True, check=True)
+    pipe.send(float(done.stdout.split()[-1]))
 
 
 def timed(work, *given) -> float:
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=work, args=(*given, there))
     process.start()
-    seconds = here.recv()
     process.join()
-    return seconds
+    if process.exitcode:
+        raise SystemExit(f"{work.__name__} failed")
+    return here.recv()
 
 
 def main() -> None:

@@ -169,7 +169,8 @@ def hash_files(directory: Path, known: dict[str, str] | None = None) -> dict:
     known: {relative path: xxh3_128} of files whose hash is believed and takes the other's place.
     """
     paths = sorted(p for p in directory.rglob("*") if p.is_file() and p != directory / NAME)
-    paths = [p for p in paths if p.name != MARK and SCRATCH not in p.relative_to(directory).parts]
+    # NAME + ".partial": of a run that was killed while it wrote its manifest.
+    paths = [p for p in paths if p.name not in (MARK, NAME + ".partial") and SCRATCH not in p.relative_to(directory).parts]
     names, known = {p.relative_to(directory).as_posix(): p for p in paths}, known or {}
     return {
         name: {"bytes": p.stat().st_size} | ({"xxh3_128": known[name]} if name in known else {"sha256": file_hash(p)})
@@ -283,6 +284,11 @@ def _prepare(partial: Path, making: str, code: str, other_code: str) -> None:
     mark = partial / MARK
     if partial.exists():
         began, _, by = mark.read_text().partition(" ") if mark.is_file() else ("", "", "")
+        if began != making and other_code != "remake":
+            raise InputError(
+                f"{partial} holds unfinished work on another recipe or other input (a file that was added or touched is other input): "
+                "take the change back and it goes on, or --remake throws it away"
+            )
         if began != making or (by != code and not _kept(partial, other_code)):
             shutil.rmtree(partial)
     partial.mkdir(exist_ok=True)

@@ -60,7 +60,8 @@ def write_one(directory: Path, number: int, documents: Iterable, *, with_mask: b
             offsets.append(offsets[-1] + len(tokens))
             if shard_tokens is not None and offsets[-1] >= shard_tokens:
                 break
-    np.asarray(offsets, OFFSET).tofile(directory / f"offsets-{number:05d}.bin")
+    # Not ndarray.tofile: on a full disk it may write less than it was given and say nothing.
+    (directory / f"offsets-{number:05d}.bin").write_bytes(np.asarray(offsets, OFFSET).tobytes())
     return {"documents": len(offsets) - 1, "tokens": offsets[-1], "targets": targets}
 
 
@@ -76,7 +77,8 @@ class TokenShards:
             paths = [directory / f"{name}-{n:05d}.bin" for n in numbers]
             return [np.memmap(p, dtype, mode="r") if p.stat().st_size else np.empty(0, dtype) for p in paths]
 
-        self._tokens, self._offsets = mapped("tokens", TOKEN), mapped("offsets", OFFSET)
+        self._tokens = mapped("tokens", TOKEN)
+        self._offsets = [np.fromfile(directory / f"offsets-{n:05d}.bin", OFFSET) for n in numbers]  # a map keeps its file open
         self._masks = mapped("mask", MASK) if (directory / "mask-00000.bin").exists() else None
         self._first = np.cumsum([0] + [len(o) - 1 for o in self._offsets])
         self.lengths = np.concatenate([np.diff(o.astype(np.int64)) for o in self._offsets])

@@ -6,7 +6,9 @@ import unicodedata
 
 import pytest
 
+from openko import tokenizers
 from openko.corpus.clean import BOILERPLATE, CLEANERS, FOR_READER, USUAL, clean, hangul_share, is_hangul
+from openko.corpus.readers import READERS
 from openko.errors import InputError
 
 ALL = tuple(CLEANERS)
@@ -17,6 +19,7 @@ UNTOUCHED = [
     "def f(x):\n    if x:\n        return main()", "a && b; c &= d; R&D, Q&A, A & B", "?id=1&copy=2&name=3&num=4", "<br> 과 a < b > c",
     "이름 |  나이 |  주소", "성 명      생년월일", "（전각） ＡＢＣ １２３", "ｱｲｳ ｶﾞ", "제10조제2항(휴직) ① 다음 각 호",
     "3.14 × 2 ≠ 6; f(x) = ∑x",
+    "함수()를 부른다", "다음 빈칸( )에 들어갈 말은?", "성명( )을 적는다", "죄송합니다(;;) 제가", "서울( , )은",
     "미국(美) 대통령", "아름다움(美)", "기타(    )", "(      ) 학기", "다음 ( ) 안에 알맞은 말", "괄호()를 쓴다", "main() 함수",
     "café, naïve, forêt",
     "여기 ㅁ에 들어갈 (가)와 (나)", ":) :( ^^ (;_;)", "10:30~11:00", "2024. 1. 5.(금)", "그는 “안녕” 하고 ‘응’ 했다…", "문단 뒤\u3000빈칸",
@@ -45,7 +48,7 @@ def test_korean_passes_untouched(text):
 def test_cleaning_mends_and_names_its_rules(text, cleaned, rules):
     found, shorter = clean(text)
     assert found == cleaned and set(shorter) == rules
-    assert sum(shorter.values()) == len(text) - len(cleaned)
+    assert sum(shorter.values()) == len(text.encode("utf-8", "surrogatepass")) - len(cleaned.encode())
 
 
 @pytest.mark.parametrize("between", ["", "\u200b", "\ufeff", "\x00"], ids=ascii)
@@ -84,7 +87,7 @@ def test_an_unknown_rule_is_named_with_the_known_ones():
 
 
 def test_the_rules_of_readers_are_rules_beside_the_usual_ones():
-    assert set(FOR_READER) == {"wikipedia", "hub", "parquet", "aihub", "modu", "jsonl", "text", "json"}
+    assert set(FOR_READER) <= set(READERS)
     assert {name for names in FOR_READER.values() for name in names} == set(CLEANERS) - set(USUAL)
 
 
@@ -156,11 +159,18 @@ def test_glosses_of_other_texts_than_wikipedia_stay():
     [
         ("서울( , )은", "서울은"), ("서울()은", "서울은"), ("서울( )은", "서울은"), ("서울(,)", "서울"), ("서울(;)에", "서울에"),
         ("서울 ()은", "서울은"),
-        ("서울((, ), )은", "서울은"), ("서울()()()", "서울"), ("『무정』(, )은", "『무정』은"), ("漢城(, )", "漢城"),
+        ("세종( )은", "세종은"), ("서울(·)은", "서울은"), ("서울((, ), )은", "서울은"),
+        ("서울()()()", "서울"), ("『무정』(, )은", "『무정』은"), ("漢城(, )", "漢城"),
     ],
 )  # fmt: skip
-def test_emptied_parentheses_close_up(text, cleaned):
-    assert clean(text)[0] == cleaned
+def test_emptied_parentheses_close_up_where_someone_is_known_to_have_emptied_them(text, cleaned):
+    assert clean(text, (*USUAL, *FOR_READER["wikipedia"]))[0] == cleaned
+    assert clean(text) == (text, {})
+
+
+@pytest.mark.parametrize("text", ["main()을 부른다", "괄호( )에", "기타(    )", "죄송합니다(;;) 제가", "서울 ( ) 부산"])
+def test_other_empty_parentheses_stay_even_there(text):
+    assert clean(text, ("emptied-parentheses",)) == (text, {})
 
 
 # ── masks of the Modu corpora ────────────────────────────────────────────────────────────────────────────────────
@@ -234,8 +244,13 @@ LINES = {
         ["무단 전재 및 재배포 금지 조항은 법에 근거한다.", "무단으로 유출･양도･매매 금지", "그는 무단 전재를 했다. 이는 금지"],
     ),
     "copyright": (
-        ["ⓒ 한빛일보", "저작권자 ⓒ 한빛뉴스", "Copyright © 2024 Hanbit. All rights reserved.", "© hanbit.co.kr", "(c) 2020 Hanbit"],
-        ["ⓒ는 저작권을 뜻하는 기호이다.", "저작권자는 이를 허락할 수 있다.", "(c) 둘째 항목", "저작권자 표시 신문", "ⓐ 책\nⓑ 방송\nⓒ 신문"],
+        ["ⓒ 한빛일보", "저작권자 ⓒ 한빛뉴스", "Copyright © 2024 Hanbit. All rights reserved.", "© hanbit.co.kr",
+        "Copyright (c) 2020 Hanbit", "(c) 2020 Hanbit. All rights reserved.", "(C) 2019 한빛출판사 저작권"],
+        ["ⓒ는 저작권을 뜻하는 기호이다.", "저작권자는 이를 허락할 수 있다.", "(c) 셋째 항목", "(c) 국제 경제",
+        "(c) 2019 회계연도 보고서 제출",
+        "(c) 2020 Hanbit",
+        "(a) 책\n(b) 방송\n(c) 2020 All rights reserved", "(A) 책\n(B) 방송\n(C) 2019 저작권",
+        "저작권자 표시 신문", "ⓐ 책\nⓑ 방송\nⓒ 신문"],
     ),
     "reporter": (
         ["고길동 기자 gil@hanbit.example", "[한빛일보 고길동 기자]", "(가람=한빛통신) 고길동 기자 =", "/고길동 기자 <전자우편>",
@@ -244,7 +259,8 @@ LINES = {
     ),
     "related-articles": (["관련기사", "▶ 관련 기사 보기", "[관련기사]", "많이 본 뉴스", "<인기기사>"], ["관련 기사가 여럿 나왔다.",
     "오늘 많이 본 뉴스는 이것이다."]),
-    "share-buttons": (["이 기사를 공유합니다", "기사 스크랩하기", "URL 복사", "글자크기 조절"], ["이 기사를 공유합니다만 비밀이다", "공유",
+    "share-buttons": (["이 기사를 공유합니다", "기사 스크랩하기", "글자크기 조절"], ["이 기사를 공유합니다만 비밀이다", "공유",
+    "링크 복사", "URL 복사",
     "스크랩 문화"]),
     "navigation": (["본문 바로가기", "메뉴 건너뛰기", "맨 위로"], ["본문 바로가기를 누르면 넘어간다.", "바로가기", "산 맨 위로 올랐다"]),
     "cookies": (
@@ -286,6 +302,30 @@ def test_a_word_alone_or_with_others_is_no_menu(line):
     assert clean(f"앞\n{line}\n뒤")[0] == f"앞\n{line}\n뒤"
 
 
+# ── long blanks ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "\u3000", " \t"])
+def test_a_thousand_blanks_in_a_row_stay_and_no_more(blank):
+    thousand = blank * (1000 // len(blank))
+    assert clean(f"가{thousand}나") == (f"가{thousand}나", {})
+    assert clean(f"앞\n가{thousand} 나{blank * 5000}다\n뒤") == (
+        f"앞\n가{thousand}나{thousand}다\n뒤",
+        {"spaces": 1 + 5000 * len(blank) - 1000},
+    )
+
+
+@pytest.mark.parametrize("unit", [" ", "\t", "\u3000", "\n", " \n", "가", "ㅋ", "a", "!", "1", "\u0301"], ids=ascii)
+def test_what_was_cleaned_can_be_packed_whatever_repeats_a_million_times(unit, llama):
+    cleaned, _ = clean(f"가나{unit * 1_000_000}다라")
+    assert llama.decode(llama.encode(cleaned)) == cleaned
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return tokenizers.load("llama-3")
+
+
 # ── all together ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 PIECES = [
@@ -313,7 +353,8 @@ def test_cleaning_a_cleaned_text_changes_nothing():
     "unit",
     ["(", ")", "가(", "(,", "()", "가()", "((,)", "(大", "가(大)", "&", "&amp;", "&a", "&name", "& ", "a-", "<", "1", "1-", "1 ", "010-",
     "ㅋ", "{", "@.", "a@", "a.", "a@a.",
-     " ", " \n", "\n", "ì", "ì•ˆ", "각주\n", "분류:", "ⓒ", "ⓒ ", "기자 ", "기자\n", "무단 ", "로그인 ", "로그인\n", "영어: ", "(영어: ",
+     " ", " " * 999 + "가", " " * 1001 + "가", "\t\u3000", " \n", "\n",
+     "ì", "ì•ˆ", "각주\n", "분류:", "ⓒ", "ⓒ ", "기자 ", "기자\n", "무단 ", "로그인 ", "로그인\n", "영어: ", "(영어: ",
      "(가,", "\x0c", "가", "쿠키를 ", "[", "a", "ᄒ"],
 )  # fmt: skip
 def test_time_is_linear_in_whatever_comes(unit):

@@ -175,12 +175,14 @@ def test_another_recipe_makes_the_corpus_anew_and_the_same_one_does_not(make, tm
     assert make("corpus", filters={"too-short": 1}).facts["kept"] != first.facts["kept"]
 
 
-def test_two_texts_with_one_id_leave_one_and_the_other_is_kept_aside(make, tmp_path):
-    facts = make("corpus", ko=[*KO, {"id": "ko/7", "text": korean(500)}]).facts
-    assert facts["rejected"]["first"]["duplicate-id"]["documents"] == 1
-    aside = [r for r in rejected(tmp_path / "corpus") if r["reason"] == "duplicate-id"]
-    kept = [d for part in ("ko.train", "ko.heldout") for d in parts.read(tmp_path / "corpus", part) if d["id"] == "first/ko/7"]
-    assert len(aside) == len(kept) == 1 and {aside[0]["text"], kept[0]["text"]} == {korean(7), korean(500)}
+def test_texts_that_share_an_id_all_stay_and_are_told_apart_by_their_place(make, tmp_path):
+    """Own ids that begin anew in every file are common; a text is not thrown away for its name."""
+    facts = make("corpus", ko=[*KO, {"id": "ko/7", "text": korean(500)}], more=[{"id": "ko/7", "text": korean(7)}]).facts
+    assert facts["renamed"] == {"first": 2} and "2 documents share their id" in facts["warnings"][0]
+    kept = {d["id"]: d["text"] for part in ("ko.train", "ko.heldout") for d in parts.read(tmp_path / "corpus", part)}
+    assert len(kept) == len(KO) + 1
+    seventh = {name: text for name, text in kept.items() if name.startswith("first/ko/7@ko/0.jsonl#")}
+    assert set(seventh.values()) == {korean(7), korean(500)} and "first/ko/7" not in kept
 
 
 def test_a_cap_is_kept_to_and_takes_the_first_in_order(make, tmp_path):
@@ -205,6 +207,19 @@ def test_what_cannot_be_read_is_kept_with_its_reason(make, tmp_path):
     assert {line["reason"] for line in lines} == set(facts["faults"]["first"])
     assert all(line["place"].startswith("ko/0.jsonl#") and line["detail"] and line["source"] == "first" for line in lines)
     assert total(facts["kept"]) == len(KO)
+
+
+def test_a_corpus_that_keeps_nothing_or_little_says_so(make):
+    assert "no document was kept" in make("nothing", ko=[], more=[], en=[]).facts["warnings"]
+    some = [{"id": n, "text": "짧다"} for n in range(3)]
+    assert "source second: 3 of 3 documents were refused" in make("little", more=some).facts["warnings"]
+
+
+def test_sources_can_be_left_out(make):
+    made = recipe.parse({"name": "x", "sources": SOURCES}, where="test")
+    assert [s.name for s in made.without(["second"]).sources] == ["first", "english"]
+    with pytest.raises(InputError, match="x has no source 'third'; there are first, second, english"):
+        made.without(["third"])
 
 
 def test_examples_show_what_a_rule_changed(make):
@@ -242,13 +257,19 @@ def test_bad_input_is_named(make, tmp_path):
         ({"sources": [SOURCES[0], SOURCES[0]]}, "more than one source is called first"),
         ({"sources": [SOURCES[0] | {"reader": "pdf"}]}, r"no reader 'pdf'; there are .*jsonl"),
         ({"sources": [SOURCES[0] | {"language": "jp"}]}, "language is one of ko, en, found 'jp'"),
-        ({"sources": [SOURCES[0] | {"split": "train"}]}, "reader jsonl knows no splits"),
+        ({"sources": [SOURCES[0] | {"split": "train"}]}, "reader jsonl has no split .train.; it knows none"),
         ({"sources": [SOURCES[0] | {"weight": -1}]}, "weight says how often"),
         ({"sources": [SOURCES[0] | {"txet": "body"}]}, "unknown field 'txet'"),
         ({"sources": [{k: v for k, v in SOURCES[0].items() if k != "licence"}]}, "licence is missing"),
         ({"sources": [{k: v for k, v in SOURCES[0].items() if k != "path"}]}, "reader jsonl needs a path"),
         ({"clean": ["nfd"]}, r"no cleaning rule 'nfd'; there are .*nfc"),
         ({"filters": {"too-shrot": 3}}, "too-shrot"),
+        ({"sources": [SOURCES[0] | {"text": ["a", "b"]}]}, "text must be a text or a whole number or true or false"),
+        ({"sources": [SOURCES[0] | {"reader": ["jsonl"]}]}, "reader must be a text"),
+        ({"sources": [SOURCES[0] | {"path": [1]}]}, "a list of texts is needed, found 1 in it"),
+        ({"clean": [["nfc"]]}, "a list of texts is needed"),
+        ({"max-bytes": {"ko": True}}, "max-bytes is"),
+        ({"decontaminate": {"files": [1]}}, "a list of texts is needed"),
         ({"held-out": 1.0}, "held-out is a share"),
         ({"max-bytes": {"ko": "1 GB"}}, "max-bytes is"),
         ({"decontaminate": {"file": []}}, "decontaminate: unknown field 'file'"),

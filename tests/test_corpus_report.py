@@ -41,6 +41,8 @@ def facts():
         },
         "kept": {"ko.heldout": {"법령": counted(1, 1_000)}, "ko.train": {"법령": counted(7, 8_800), "news": counted(9, 22_200)}},
         "files": {"ko.heldout": ["ko.heldout-00000.jsonl"], "ko.train": ["ko.train-00000.jsonl"]},
+        "questions": {"kmmlu.csv": {"questions": 35_000, "looked-for": 30_000, "too-short": 4_000, "copies": 1_000}},
+        "warnings": [],
         "examples": {"cleaned": {"spaces": [{"id": "법령/1", "before": "앞  \n뒤", "after": "앞\n뒤"}]}},
     }  # fmt: skip
 
@@ -224,14 +226,53 @@ def test_a_sum_that_does_not_hold_is_red_with_its_difference(corpus, change, row
     assert re.search(f'<tr class="wrong"><td>{re.escape(row[0])}</td>', path.read_text(encoding="utf-8"))
 
 
-def test_bytes_by_rule_may_be_unknown_and_are_then_no_sum(corpus):
+def test_a_corpus_without_the_bytes_of_every_rule_is_refused(corpus):
     def change(found, lines):
-        found["cleaned"] = {"spaces": {"documents": 7, "changes": 300}}
+        found["cleaned"]["spaces"] = {"documents": 7, "changes": 300}
 
-    found = page(report.write(corpus(change)))
-    assert "The totals add up" in found.text and "7 documents, 300 characters shorter" in found.text
-    assert not any(row and row[0].startswith("bytes read") for row in found.rows)
-    assert found.row("정제 · cleaning")[3] == "−400 B"
+    with pytest.raises(InputError, match="facts without cleaned: spaces: bytes: make the corpus again"):
+        report.write(corpus(change))
+
+
+def test_a_corpus_without_cleaning_has_its_sum_of_bytes_too(corpus):
+    def change(found, lines):
+        found["cleaned"] = {}
+
+    assert page(report.write(corpus(change))).row("bytes read = kept + rejected + what cleaning took")[1:] == ["40,000", "39,600", "400"]
+
+
+def test_warnings_stand_red_at_the_top_as_text(corpus):
+    def change(found, lines):
+        found["warnings"] = ["news: half of its records cannot be read", HOSTILE]
+
+    source = report.write(corpus(change)).read_text(encoding="utf-8")
+    before = source[: source.index("<h2>")]
+    assert '<p class="wrong">news: half of its records cannot be read</p>' in before and before.count('class="wrong"') == 2
+    assert "&lt;script&gt;" in before and "<script>" not in source
+    quiet = report.write(corpus(name="quiet")).read_text(encoding="utf-8")
+    assert 'class="wrong"' not in quiet
+
+
+def test_a_corpus_that_keeps_nothing_says_so(corpus):
+    def change(found, lines):
+        for source, counts in found["read"].items():
+            kept = [by_source[source] for by_source in found["kept"].values() if source in by_source]
+            found["rejected"][source]["too-long"] = {name: sum(k[name] for k in kept) for name in ("documents", "bytes")}
+            counts["bytes"] -= 400 if source == "news" else 0
+        found["kept"], found["files"], found["cleaned"] = {}, {}, {}
+        lines[:] = rejected_lines(found)
+
+    path = report.write(corpus(change))
+    assert "The totals add up" in page(path).text and "No document is kept" in page(path).text
+    assert page(path).row("남은 글 · kept")[1] == "0"
+    assert "No document is kept" not in page(report.write(corpus(name="full"))).text
+
+
+def test_questions_that_were_looked_for_and_not_are_listed_by_file(corpus):
+    found = page(report.write(corpus()))
+    assert found.row("kmmlu.csv") == ["kmmlu.csv", "35,000", "30,000", "4,000", "0", "1,000"]
+    without = page(report.write(corpus(lambda found, lines: found.update(questions={}), name="without")))
+    assert "Evaluation questions" in found.text and "Evaluation questions" not in without.text
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from openko import manifest
 from openko.corpus import decontaminate
 from openko.corpus.decontaminate import MINIMUM, SYLLABLES, Questions
 from openko.corpus.document import FAULTS
+from openko.corpus.readers import files
 from openko.errors import InputError
 
 QUESTION = "강가의 물레방아가 하루에 열두 바퀴를 돌 때, 방아가 찧는 보리는 모두 몇 말이 되는지 고르시오."
@@ -150,6 +151,37 @@ def test_a_question_of_templates_alone_is_counted(questions):
     assert asked.facts["asked.jsonl"] == {"questions": 11, "only-templates": 1, "looked-for": 10}
 
 
+def test_options_count_only_together_with_their_stem(tmp_path):
+    option, rng = "산림청장이 정하여 고시하는 바에 따라 해마다 두 번 숲을 살핀다", random.Random(0)
+    row = {"question": QUESTION, "A": option, "B": OTHER, "C": TINY, "D": TINY}
+    path = write(tmp_path / "kmmlu.jsonl", [row, {"question": "옳은 것은?"} | {x: sentence(rng, 40) for x in "ABCD"}])
+    asked = Questions.read([path])
+    assert asked.facts == {"kmmlu.jsonl": {"questions": 2, "looked-for": 1, "too-short": 1}}
+    assert json.loads(json.dumps(asked.facts)) == asked.facts
+    for law in (option, f"{option} {OTHER}", f"제1조 {option}. {QUESTION[:20]}"):
+        assert asked.match(f"제1조(목적) {law}") is None
+    alone, all_of_it = asked.match(QUESTION), asked.match(f"{option} {OTHER} {QUESTION}")
+    assert (alone.field, alone.number) == ("question", 1) and 0 < alone.share < all_of_it.share == 1
+    assert Questions.read([path], share=1.0).match(QUESTION) is None
+
+
+def test_a_piece_that_stem_and_option_share_is_the_stems(tmp_path):
+    row = {"A": QUESTION, "B": "", "C": "", "D": "", "question": f"{QUESTION} {OTHER}"}
+    assert Questions.read([write(tmp_path / "kmmlu.jsonl", [row])]).match(QUESTION).field == "question"
+
+
+def test_a_stem_that_another_question_has_as_an_option_is_looked_for(tmp_path):
+    rows = [{"question": QUESTION, "A": OTHER, "B": "", "C": "", "D": ""}, {"question": OTHER, "A": QUESTION, "B": "", "C": "", "D": ""}]
+    asked = Questions.read([write(tmp_path / "kmmlu.jsonl", rows)])
+    assert asked.facts["kmmlu.jsonl"] == {"questions": 2, "looked-for": 2}
+    assert asked.match(QUESTION)[1:3] == (1, "question") and asked.match(OTHER)[1:3] == (2, "question")
+
+
+def test_a_record_of_options_alone_is_its_own_stem(tmp_path):
+    path = write(tmp_path / "mine.jsonl", [{"options": [QUESTION, OTHER]}])
+    assert Questions.read([path], fields=["options"]).match(OTHER).field == "options"
+
+
 def test_the_same_question_often_is_one_question_and_no_template(questions):
     asked = questions(*[QUESTION] * 30, OTHER)
     assert asked.facts["asked.jsonl"] == {"questions": 31, "looked-for": 2, "copies": 29}
@@ -232,7 +264,9 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_every_published_form_is_known_in_every_kind_of_file(tmp_path, form, suffix):
     asked = Questions.read([write(tmp_path / f"test{suffix}", [FORMS[form]])])
-    assert asked.match(QUESTION).number == asked.match(OTHER).number == 1
+    assert asked.match(QUESTION).number == asked.match(f"{QUESTION} {OTHER}").number == 1
+    options = form in ("kmmlu", "copa", "hellaswag", "haerae")  # in which OTHER is an answer, and no evidence alone
+    assert (asked.match(OTHER) is None) == options
     assert asked.files[f"test{suffix}"]["sha256"] == manifest.file_hash(tmp_path / f"test{suffix}")
     # Fields that are no part of the text of a question are not looked for.
     assert not {"label", "answer", "word"} & set(asked.files[f"test{suffix}"]["fields"])
@@ -295,16 +329,17 @@ def line(text, **more):
 CLEAN = [
     line("맑은 날에는 산이 보인다.", id="a", other=[1, {"x": 2.50}]),
     b'{"id":"b",  "text":"\\uac00\\ub098 short"}\r\n',
-    line("", id="c"),
+    line("한 줄.", id="c"),
 ]
 DIRTY = line(f"문제집에서: {QUESTION}", id="d", place="z.zip!1#1")
 BROKEN = [
     (b'{"text": "cut\n', "invalid-json"), (b'{"text": "\xff\xfe"}\n', "wrong-encoding"), (b"[1]\n", "wrong-type"),
-    (b'{"text": 5}\n', "wrong-type"), (b'{"body": "x"}\n', "missing-field"), (b"[" * 100_000 + b"\n", "invalid-json"),
+    (b'{"text": 5}\n', "wrong-type"), (b'{"text": " "}\n', "empty"),
+    (b'{"body": "x"}\n', "missing-field"), (b"[" * 100_000 + b"\n", "invalid-json"),
 ]  # fmt: skip
 
 
-def test_survivors_are_kept_byte_for_byte_and_everything_is_counted(tmp_path, questions):
+def test_survivors_are_kept_byte_for_byte_but_for_line_ends_and_everything_is_counted(tmp_path, questions):
     first, second = tmp_path / "in" / "1.jsonl", tmp_path / "in" / "2.jsonl"
     first.parent.mkdir()
     first.write_bytes(CLEAN[0] + DIRTY + b"".join(b for b, _ in BROKEN) + CLEAN[1] + b"\n")
@@ -312,7 +347,7 @@ def test_survivors_are_kept_byte_for_byte_and_everything_is_counted(tmp_path, qu
     asked = questions(QUESTION, OTHER)
     made = decontaminate.decontaminate([first, second], asked, tmp_path / "out", say=lambda line: None)
     assert made.kind == "decontaminated"
-    assert (tmp_path / "out" / "documents-00000.jsonl").read_bytes() == CLEAN[0] + CLEAN[1]
+    assert (tmp_path / "out" / "documents-00000.jsonl").read_bytes() == CLEAN[0] + CLEAN[1].replace(b"\r", b"")
     assert (tmp_path / "out" / "documents-00001.jsonl").read_bytes() == CLEAN[2]
     removed = [json.loads(x) for x in (tmp_path / "out" / "contaminated.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(r["id"], r.get("place"), r["file"], r["line"], r["dataset"], r["number"], r["share"]) for r in removed] == [
@@ -322,13 +357,14 @@ def test_survivors_are_kept_byte_for_byte_and_everything_is_counted(tmp_path, qu
     assert letters(removed[0]["piece"]) == letters(QUESTION)
     broken = [json.loads(x) for x in (tmp_path / "out" / "unreadable.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [b["reason"] for b in broken] == [reason for _, reason in BROKEN] and {b["reason"] for b in broken} <= set(FAULTS)
-    assert [b["line"] for b in broken] == [3, 4, 5, 6, 7, 8]
+    assert [b["line"] for b in broken] == [3, 4, 5, 6, 7, 8, 9]
     facts = made.facts
     assert facts["documents"] == 6 and facts["kept"]["documents"] == 3 and facts["removed"]["documents"] == 3
     assert facts["bytes"] == facts["kept"]["bytes"] + facts["removed"]["bytes"]
     assert facts["removed"]["bytes"] == len(f"문제집에서: {QUESTION}".encode()) + len(QUESTION.encode()) + len(OTHER.encode())
     assert (
-        facts["unreadable"] == {"invalid-json": 2, "wrong-encoding": 1, "wrong-type": 2, "missing-field": 1} and facts["blank_lines"] == 1
+        facts["unreadable"] == {"invalid-json": 2, "wrong-encoding": 1, "wrong-type": 2, "empty": 1, "missing-field": 1}
+        and facts["blank_lines"] == 1
     )
     assert facts["by_dataset"] == {"asked.jsonl": 3}
     assert [(q["number"], q["documents"]) for q in facts["most"]] == [(1, 2), (2, 1)] and facts["most"][0]["piece"]
@@ -337,12 +373,21 @@ def test_survivors_are_kept_byte_for_byte_and_everything_is_counted(tmp_path, qu
 
 
 def test_a_line_longer_than_any_document_is_skipped_whole(tmp_path, questions, monkeypatch):
-    monkeypatch.setattr(decontaminate, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(files, "LONGEST", 1000)
     source = tmp_path / "in.jsonl"
     source.write_bytes(line("가" * 2000, id="long") + CLEAN[0] + line("나" * 5000).rstrip(b"\n"))
     made = decontaminate.decontaminate([source], questions(QUESTION), tmp_path / "out", say=lambda line: None)
     assert (tmp_path / "out" / "documents-00000.jsonl").read_bytes() == CLEAN[0]
     assert made.facts["unreadable"] == {"too-long-line": 2} and made.facts["documents"] == 1
+
+
+def test_other_encodings_are_read_and_survivors_are_utf_8(tmp_path, questions):
+    both = CLEAN[0].decode() + DIRTY.decode()
+    for encoding in ("cp949", "utf-16"):
+        (tmp_path / "in.jsonl").write_bytes(both.encode(encoding))
+        made = decontaminate.decontaminate([tmp_path / "in.jsonl"], questions(QUESTION), tmp_path / encoding, say=lambda line: None)
+        assert (tmp_path / encoding / "documents-00000.jsonl").read_bytes() == CLEAN[0]
+        assert made.facts["removed"]["documents"] == 1 and not made.facts["unreadable"]
 
 
 def test_half_a_surrogate_pair_is_text_like_any_other(tmp_path, questions):
@@ -372,6 +417,9 @@ def test_inputs_that_cannot_be_are_refused(tmp_path, questions):
     for inputs in ([], [tmp_path / "nothing.jsonl"], [tmp_path]):
         with pytest.raises(InputError, match="JSONL file"):
             decontaminate.decontaminate(inputs, asked, tmp_path / "out")
+    (tmp_path / "in.jsonl.gz").write_bytes(b"")
+    with pytest.raises(InputError, match="unpack it first"):
+        decontaminate.decontaminate([tmp_path / "in.jsonl.gz"], asked, tmp_path / "out")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "in.jsonl").write_bytes(DIRTY)
     with pytest.raises(InputError, match="choose another place"):

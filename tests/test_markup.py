@@ -2,6 +2,7 @@
 
 import time
 
+import mwparserfromhell
 import pytest
 
 from openko.corpus.markup import plain
@@ -41,6 +42,28 @@ def test_markup_becomes_text(wikitext, text):
 )  # fmt: skip
 def test_a_few_templates_carry_text(wikitext, text):
     assert plain(wikitext) == text
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "text"),
+    [
+        ("길이는 {{convert|10.5|km|mi}}이다.", "길이는 10.5 km이다."), ("{{변환|1,200|m|ft|0}}", "1,200 m"), ("{{변환|10|-|20|m}}", ""),
+        ("{{convert}}글", "글"), ("{{convert|10|km²}}", "10 km²"), ("인구 {{formatnum:1234567}}명", "인구 1,234,567명"),
+        ("{{formatnum:12.5}}", "12.5"), ("{{formatnum:{{인구}}}}명", "명"),
+        ("가람(1980년 ~ ) ({{나이|1980|1|2}}세)은", "가람(1980년 ~ )은"),
+        ("1980년 1월 2일 (만 {{만 나이|1980|1|2}}세) ~", "1980년 1월 2일 ~"),
+    ],
+)  # fmt: skip
+def test_templates_with_numbers_leave_no_holes(wikitext, text):
+    assert plain(wikitext) == text
+
+
+def test_what_the_parser_gives_up_is_left_to_expressions(monkeypatch):
+    def give_up(_):
+        raise mwparserfromhell.parser.ParserError("non-empty token stack")
+
+    monkeypatch.setattr(mwparserfromhell, "parse", give_up)
+    assert plain("[[한빛도|섬]]의 {{틀}}도시\n== 역사 ==\n글") == "섬의 도시\n역사\n글"
 
 
 def test_headings_and_items_are_lines_of_their_own():
@@ -92,7 +115,8 @@ def test_sections_with_more_brackets_than_any_article_are_stripped_by_expression
     "unit",
     ["{", "{{", "{{a|", "[[", "[[a|", "<", "<b>", "<ref>", "<ref", "<!--", "{|", "{|\n|a\n", "'", "''a'''b", "=", "==\n", "== a ==\n",
     "== 각주 ==\n", "*", "*\n",
-     "[http://a ", "&", "(", "}}{{", "]][[", "<ref>{{a|", "<nowiki>", "{{{{a}}", "[[a]]", "{{a}}", "|", "[[파일:"],
+     "[http://a ", "&", "(", "}}{{", "]][[", "<ref>{{a|", "<nowiki>", "{{{{a}}", "[[a]]", "{{a}}", "|", "[[파일:",
+     "({{나이|", "({{나이|1}", "{{convert|1", "{{formatnum:1"],
 )  # fmt: skip
 def test_no_text_takes_long(unit):
     text = unit * (200_000 // len(unit))

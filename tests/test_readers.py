@@ -1,6 +1,7 @@
 """openko.corpus.readers: files are found by their names, every line is read once, and what cannot be read says why."""
 
 import bz2
+import dataclasses
 import gzip
 import itertools
 import json
@@ -91,6 +92,26 @@ def test_hidden_files_need_to_be_asked_for_and_links_may_lead_out(tmp_path):
     (data / "inner" / "circle").symlink_to(data)
     assert [p.name for p in readers.find_files(source("text", "**/*.txt"), data)] == ["d.txt", "c.txt"]
     assert [p.name for p in readers.find_files(source("text", ".*"), data)] == ["._b.txt"]
+
+
+def test_links_to_folders_are_followed_and_circles_end(tmp_path):
+    data, outside = tmp_path / "data", tmp_path / "outside"
+    write(outside / "deep" / "a.txt", "밖")
+    write(data / "z" / "b.txt", "안")
+    (outside / "back").symlink_to(data)
+    (data / "linked").symlink_to(outside)
+    (data / "a").symlink_to(data / "z")  # what has a name of its own is found by it
+    (data / "itself").symlink_to(data / "itself")
+    (data / "nowhere").symlink_to(tmp_path / "nowhere")
+    for pattern in ("**/*.txt", "**/**/*.txt"):
+        assert {p.as_posix() for p in readers.find_files(source("text", pattern), data)} >= {"linked/deep/a.txt", "z/b.txt"}
+    assert len(readers.find_files(source("text", "**/*.txt"), data)) == 2
+    assert [p.as_posix() for p in readers.find_files(source("text", "*/*.txt"), data)] == ["a/b.txt", "z/b.txt"]
+
+
+def test_options_of_readers_are_no_fields_of_sources():
+    fields = {field.name for field in dataclasses.fields(Source)}
+    assert {name: fields & set(reader.options) for name, reader in readers.READERS.items() if fields & set(reader.options)} == {}
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_json_is_read_leniently_and_what_fails_is_one_fault(tmp_path):
     assert set(texts(found)) == {ONE}
     assert faults(found) == [
         ("invalid-json", "a.zip!cut.json"), ("invalid-json", "a.zip!unquoted.json"), ("empty", "a.zip!empty.json"),
-        ("wrong-encoding", "a.zip!broken.json"), ("unknown-form", "a.zip!some.json"), ("invalid-json", "a.zip!deep.json"),
+        ("invalid-json", "a.zip!broken.json"), ("unknown-form", "a.zip!some.json"), ("invalid-json", "a.zip!deep.json"),
     ]  # fmt: skip
 
 
@@ -232,25 +232,35 @@ def test_members_of_other_types_are_read_or_named(tmp_path):
     ("split", "places"),
     {
         "train": ["01.데이터/1.Training/라벨링데이터/TL1.zip!a.json", "Training/[라벨]뉴스.zip!a.json", "TS_법률.zip!a",
-                  "뉴스.zip!train/a.json", "029/1.Training_220728_add/VL.tar!TL/a", "뉴스.zip!a.json", "constraining/Invalid.zip!vlog.json",
-                  "ko2zh_it_1_training.json"],
+                  "뉴스.zip!train/a.json", "뉴스.zip!a.json", "1.Training/TS_a.zip!VS_0001.txt", "1.Training/x.zip!validation/a.json",
+                  "1.학습/뉴스.zip!VL/a.json", "뉴스.zip![학습데이터]/a.json", "constraining/Invalid.zip!vlog.json",
+                  "ko2zh_it_1_training.json", "인공지능 시험문제/검증된 기계학습.zip!a.json"],
         "validation": ["01.데이터/2.Validation/원천데이터/VS3.zip!a.json", "VL.zip!a.json", "[VL]뉴스.zip!a", "KorQuAD_v1.0_dev.json",
-                       "1.Training/x.zip!validation/a.json"],
-        "test": ["01.데이터/3.Test/TEST.zip!a.json"],
+                       "기계학습 말뭉치/whole.zip!Validation/a.json", "2.검증/a.zip!TS.json",
+                       "[검증데이터].zip!a.json", "01.검증셋/a.json"],
+        "test": ["01.데이터/3.Test/TEST.zip!a.json", "3.시험/a.zip!train.json"],
     }.items(),
 )  # fmt: skip
-def test_splits_are_told_by_the_innermost_name(split, places):
-    assert {place: split_of(place) for place in places} == dict.fromkeys(places, split)
+def test_splits_are_told_by_the_path_on_disk_and_then_by_the_member(split, places):
+    told = {place: split_of(*place.partition("!")[::2]) for place in places}
+    assert told == dict.fromkeys(places, split)
 
 
 def test_a_split_is_read_without_the_others(tmp_path):
     for folder, zipped, text in (("1.Training/라벨링데이터", "TL1", ONE), ("2.Validation/라벨링데이터", "VL1", TWO)):
         write(tmp_path / "01.데이터" / folder / f"{zipped}.zip", packed({f"{zipped}/a.json": book(text)}))
     write(tmp_path / "01.데이터" / "whole.zip", packed({"Training/a.json": book(THREE), "Validation/a.json": book(TWO)}))
-    by_split = {
-        split: texts(everything(source("aihub", "**/*.zip", split=split), tmp_path)) for split in ("train", "validation", "test", None)
+    found = {split: everything(source("aihub", "**/*.zip", split=split), tmp_path) for split in ("train", "validation", "test", None)}
+    assert [(f.reason, f.place, f.detail.split(" of ")[0]) for f in found["train"] if isinstance(f, Fault)] == [
+        ("other-split", "01.데이터/2.Validation/라벨링데이터/VL1.zip", "1 members"), ("other-split", "01.데이터/whole.zip", "1 members"),
+    ]  # fmt: skip
+    assert [len(faults(found[split])) for split in ("validation", "test", None)] == [2, 3, 0]
+    assert {split: texts(of) for split, of in found.items()} == {
+        "train": [ONE, THREE],
+        "validation": [TWO, TWO],
+        "test": [],
+        None: [ONE, TWO, THREE, TWO],
     }
-    assert by_split == {"train": [ONE, THREE], "validation": [TWO, TWO], "test": [], None: [ONE, TWO, THREE, TWO]}
 
 
 @pytest.mark.parametrize("size", [1, 300, 1000, 1 << 20])
@@ -310,7 +320,8 @@ def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
 def test_a_member_over_2_gb_is_refused_whatever_its_ratio(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MOST_BYTES", 1000)
     write(tmp_path / "a.zip", packed({"long.json": book(*SENTENCES), "good.json": book(ONE)}, STORED))
-    assert faults(everything(source("aihub", "a.zip"), tmp_path)) == [("zip-bomb", "a.zip!long.json")]
+    (fault, good) = everything(source("aihub", "a.zip"), tmp_path)
+    assert fault[:2] == ("too-large", "a.zip!long.json") and "unpack it and name the folder" in fault.detail and good.text == ONE
 
 
 def test_a_declared_size_is_not_trusted(tmp_path):
@@ -389,3 +400,97 @@ def test_an_archive_in_an_archive_is_read_one_level_deep(tmp_path, monkeypatch):
         ("escaping-path", "a.zip!inner.zip!../out.json"), ("unknown-form", "a.zip!inner.zip!deeper.zip"),
         ("broken-archive", "a.zip!cut.zip"),
     ]  # fmt: skip
+
+
+def test_an_archive_that_was_packed_as_it_is_is_read_where_it_lies(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MOST_BYTES", 2000)
+    inner = packed({f"{n}.json": book(sentence) for n, sentence in enumerate(SENTENCES)}, STORED)
+    whole = packed({"inner.zip": inner, "again.zip": inner, "last.json": book(ONE)}, STORED)
+    assert len(inner) > 2000
+    write(tmp_path / "a.zip", whole)
+    monkeypatch.setattr(archives.tempfile, "SpooledTemporaryFile", None)  # nothing is copied
+    found = everything(source("aihub", "a.zip"), tmp_path)
+    assert texts(found) == [*SENTENCES, *SENTENCES, ONE] and faults(found) == []
+
+
+def test_an_archive_in_an_archive_that_is_not_where_the_directory_says_is_a_fault(tmp_path):
+    data = packed({"inner.zip": packed({"a.json": book(ONE)}), "last.json": book(TWO)}, STORED)
+    write(tmp_path / "a.zip", b"XX" + data[2:])
+    found = everything(source("aihub", "a.zip"), tmp_path)
+    assert texts(found) == [TWO] and faults(found) == [("unreadable-member", "a.zip!inner.zip")]
+
+
+def test_a_wrong_byte_in_a_members_own_header_is_a_fault(tmp_path):
+    data = packed({"글.json": book(ONE), "다음.json": book(TWO)})
+    at = data.index("글".encode())
+    write(tmp_path / "a.zip", data[:at] + b"\xff" + data[at + 1 :])
+    found = everything(source("aihub", "a.zip"), tmp_path)
+    assert texts(found) == [TWO] and faults(found) == [("unreadable-member", "a.zip!글.json")]
+
+
+# ── what is odd in JSON costs itself alone, and no less if the file is streamed ────────────────────────────────────
+
+
+@pytest.mark.parametrize("held", [0, json_documents.HELD])
+@pytest.mark.parametrize("levels", [1010, 3000])
+def test_a_value_that_is_too_deep_does_not_stop_a_build(tmp_path, monkeypatch, held, levels):
+    monkeypatch.setattr(json_documents, "HELD", held)
+    deep = f'{{"text": {"[" * levels}{"]" * levels}}}'
+    write(tmp_path / "a.json", f'{{"data": [{{"text": "{ONE}"}}, {deep}]}}')
+    write(tmp_path / "a.jsonl", f'{deep}\n{{"text": "{ONE}"}}\n')
+    as_lines = everything(source("jsonl", "a.jsonl"), tmp_path)
+    assert texts(as_lines) == [ONE] and len(faults(as_lines)) == 1
+    found = everything(source("json", "a.json", documents="data[]", text="text"), tmp_path)
+    assert len(faults(found)) == 1 and len(found[-1].detail) < 300
+
+
+@pytest.mark.parametrize("held", [0, json_documents.HELD])
+@pytest.mark.parametrize("encoding", ["utf-8", "cp949"])
+def test_a_wrong_byte_costs_the_document_that_holds_it(tmp_path, monkeypatch, held, encoding):
+    monkeypatch.setattr(json_documents, "HELD", held)
+    documents = [{"id": f"N.{n}", "paragraph": [{"form": f"{n}번째 글이다."}]} for n in range(1000)]
+    data = json.dumps({"id": "N", "document": documents}, ensure_ascii=False).encode(encoding)
+    write(tmp_path / "a.json", data.replace("500번째".encode(encoding), b"\xff" + "500번째".encode(encoding)))
+    found = everything(source("modu", "a.json"), tmp_path)
+    good = [n for n, text in enumerate(texts(found)) if text == f"{n}번째 글이다."]
+    assert len(found) == 1000 and good == [n for n in range(1000) if n != 500] and found[500].text == "\udcff500번째 글이다."
+
+
+@pytest.mark.parametrize("held", [0, json_documents.HELD])
+@pytest.mark.parametrize("lenient", [0, json_documents.LENIENT])
+@pytest.mark.parametrize("written", ["[%s, %s, %s]", "%s\n%s %s"])
+def test_a_root_without_documents_is_a_fault(tmp_path, monkeypatch, held, lenient, written):
+    monkeypatch.setattr(json_documents, "HELD", held)
+    monkeypatch.setattr(json_documents, "LENIENT", lenient)
+    roots = [
+        json.dumps(root, ensure_ascii=False) for root in ({"data": [{"ko": ONE}, {"ko": TWO}]}, {"other": [[]]}, {"data": [{"ko": THREE}]})
+    ]
+    write(tmp_path / "a.json", written % tuple(roots))
+    found = everything(source("aihub", "a.json"), tmp_path)
+    assert texts(found) == [ONE, TWO, THREE] and faults(found) == [("unknown-form", "a.json")] and "object 1 " in found[-1].detail
+
+
+@pytest.mark.parametrize("held", [0, json_documents.HELD])
+def test_items_without_text_are_counted_and_the_rest_of_the_document_stays(tmp_path, monkeypatch, held):
+    monkeypatch.setattr(json_documents, "HELD", held)
+    paragraphs = [{"form": ONE}, {"id": 1}, {"form": 5}, {"form": [5]}, "글", {"form": TWO}, {"form": ""}]
+    written = {"document": [{"id": "N.1", "paragraph": paragraphs}, {"id": "N.2", "paragraph": [{"form": 5}]}]}
+    spoken = {"document": [{"id": "S.1", "utterance": [{"form": ONE}, {"form": None}, {"form": 5}, {"form": TWO}]}]}
+    write(tmp_path / "a.json", json.dumps(written))
+    write(tmp_path / "b.json", json.dumps(spoken))
+    found = everything(source("modu", "*.json"), tmp_path)
+    assert texts(found) == [f"{ONE}\n{TWO}\n", f"{ONE}\n{TWO}"]
+    assert [(f.reason, f.place, f.detail.split(" ")[0]) for f in found if isinstance(f, Fault)] == [
+        ("missing-field", "a.json#0", "2"), ("wrong-type", "a.json#0", "2"), ("wrong-type", "a.json#1", "1"),
+        ("missing-field", "b.json#0", "1"), ("wrong-type", "b.json#0", "1"),
+    ]  # fmt: skip
+
+
+def test_a_zip_cut_off_behind_an_inner_zip_is_not_taken_for_that_one(tmp_path):
+    """Whose directory is then the last thing in the file, where zipfile looks for the whole's."""
+    inner = packed({"안.json": book("안쪽 글")})
+    whole = packed({"겉.json": book("겉의 글"), "속.zip": inner}, STORED)
+    data = whole[: whole.index(inner) + len(inner)]
+    write(tmp_path / "cut.zip", data)
+    found = list(everything(source("aihub", "cut.zip"), tmp_path))
+    assert {"겉의 글", "안쪽 글"} <= set(texts(found)) and [reason for reason, _ in faults(found)] == ["broken-archive"]

@@ -6,15 +6,17 @@ import sys
 import zipfile
 from pathlib import Path
 
+import datasets
 import openpyxl
 import pyarrow
 import pyarrow.parquet
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 from test_readers import SENTENCES, everything, faults, source, texts, write
 
 from openko.corpus import readers
 from openko.corpus.document import Fault, Text
-from openko.corpus.readers import files
+from openko.corpus.readers import files, tables
 from openko.errors import InputError
 
 ONE, TWO, THREE = SENTENCES[:3]
@@ -67,7 +69,23 @@ def test_rows_that_cannot_be_read_are_faults(tmp_path, monkeypatch):
 def test_a_quotation_mark_that_is_never_closed_does_not_eat_memory(tmp_path):
     write(tmp_path / "a.csv", f'id,text\n1,{ONE}\n2,"{TWO}\n' + f"3,{THREE}\n" * 1000)
     found = everything(source("aihub", "a.csv"), tmp_path)
-    assert len(found) == 2 and found[0].text == ONE
+    assert texts(found) == [ONE, *[THREE] * 1000] and faults(found) == [("invalid-table", "a.csv#line 3")]
+
+
+def test_a_quotation_mark_that_another_one_ends_costs_its_row_alone(tmp_path):
+    write(tmp_path / "a.csv", f'id,text\n1,"{ONE}\n2,"{TWO}"\n3,"가"나\n4,"{THREE}\n둘째 줄"\n')
+    found = everything(source("aihub", "a.csv"), tmp_path)
+    assert texts(found) == [TWO, f"{THREE}\n둘째 줄"]
+    assert faults(found) == [("invalid-table", "a.csv#line 2"), ("invalid-table", "a.csv#line 4")]
+
+
+def test_rows_that_all_open_a_quotation_mark_take_bounded_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "MOST_AGAIN", 1_000_000)
+    row = 'a",",""b\n'  # it leaves a quotation mark open, whether it began in one or not
+    write(tmp_path / "a.csv", "id,text\n" + row * 100_000)  # 45 GB if every row were read to the end
+    found = everything(source("aihub", "a.csv"), tmp_path)
+    assert len(found) == 4 and {reason for reason, _ in faults(found)} == {"invalid-table"}
+    assert sum("is lost" in fault.detail for fault in found) == 1
 
 
 # ── Excel ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -81,6 +99,12 @@ def test_workbooks_are_read_sheet_by_sheet(tmp_path):
         Text(ONE, "a.xlsx#대화:2"), Text(TWO, "a.xlsx#대화:6"), Text(THREE, "a.xlsx#더:2"),
     ]  # fmt: skip
     assert faults(found) == [("missing-field", "a.xlsx#대화:3"), ("wrong-type", "a.xlsx#대화:4"), ("unknown-form", "a.xlsx#설명:1")]
+
+
+def test_what_excel_escapes_is_text_again(tmp_path):
+    rows = [["_x0066_", "text"], ["x", f"{ONE}_x000D_\n{TWO}"], ["x", "_x005F_x000D_는 글이다."]]
+    write(tmp_path / "a.xlsx", workbook({"a": rows}))
+    assert texts(everything(source("aihub", "a.xlsx"), tmp_path)) == [f"{ONE}\r\n{TWO}", "_x000D_는 글이다."]
 
 
 def test_workbooks_that_say_they_are_smaller_are_read_whole(tmp_path):
@@ -202,3 +226,46 @@ def test_a_damaged_file_of_a_data_set_is_a_fault(wikipedia):
     found = [one for piece in pieces for one in readers.read(piece, asked, wikipedia)]
     assert len(texts(found)) == 20 and faults(found) == [("unreadable-member", "wiki/train#1")]
     assert isinstance(found[10], Fault)
+
+
+TRANSPORT = HfHubHTTPError.__bases__[0]  # what the HTTP library raises, whichever the hub's client stands on
+
+
+class Remote:
+    """A data set on the hub whose connection breaks after the first row."""
+
+    num_shards, column_names = 1, None
+
+    def __init__(self, problem: Exception):
+        self.problem = problem
+
+    def shard(self, num_shards: int, index: int):
+        yield {"id": "1", "text": ONE}
+        raise self.problem
+
+
+@pytest.mark.parametrize(
+    "problem", [TRANSPORT("reset"), ConnectionError("reset"), TimeoutError(), OSError("reset")], ids=lambda p: type(p).__name__
+)
+def test_trouble_with_the_network_is_no_fault_of_the_data(tmp_path, monkeypatch, problem):
+    asked = source("hub", dataset="somebody/texts", split="train", config="ko")
+
+    def refuse(*_, **__):
+        raise problem
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(InputError, match=r"source source: somebody/texts cannot be loaded: .*run again"):
+        readers.pieces(asked, [], tmp_path)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: Remote(problem))
+    (piece,) = readers.pieces(asked, [], tmp_path)
+    rows = readers.read(piece, asked, tmp_path)
+    assert next(rows) == Text(ONE, "somebody/texts/ko/train#0.0", "1")
+    with pytest.raises(InputError, match=r"source source: the hub broke off \(.+\): run again, what is done stays"):
+        next(rows)
+
+
+@pytest.mark.parametrize("problem", [pyarrow.ArrowInvalid("x"), pyarrow.ArrowNotImplementedError("x"), pyarrow.ArrowKeyError("x")])
+def test_damaged_rows_of_the_hub_are_faults(tmp_path, monkeypatch, problem):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: Remote(problem))
+    found = everything(source("hub", dataset="somebody/texts", split="train"), tmp_path)
+    assert texts(found) == [ONE] and faults(found) == [("unreadable-member", "somebody/texts/train#0")]

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 from xml.sax.saxutils import escape
 
 import pytest
@@ -9,7 +10,7 @@ from test_readers import SENTENCES, everything, faults, source, texts, write
 
 from openko.corpus import readers
 from openko.corpus.document import Text
-from openko.corpus.readers import files
+from openko.corpus.readers import files, wikipedia
 
 HEADER = '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11">\n<siteinfo><sitename>위키</sitename></siteinfo>\n'
 FOOTER = "</mediawiki>\n"
@@ -80,6 +81,27 @@ def test_multistream_dumps_are_read_by_many(tmp_path, monkeypatch):
         list(readers.read(piece, asked, tmp_path)) for piece in readers.pieces(asked, readers.find_files(asked, tmp_path), tmp_path)
     ]
     assert sum(map(bool, by_piece)) > 5
+
+
+@pytest.mark.parametrize("pages", [0, 3])
+def test_pieces_of_bz2_read_little_more_than_their_own_bytes(tmp_path, monkeypatch, pages):
+    counted = []
+
+    class Counted(io.FileIO):
+        def read(self, size=-1):
+            data = super().read(size)
+            counted.append(len(data))
+            return data
+
+    content = multistream(pages) if pages else bz2.compress(DUMP)
+    write(tmp_path / "a.xml.bz2", content)
+    size = len(content) // 20
+    monkeypatch.setattr(files, "PIECE_BYTES", size)
+    monkeypatch.setattr(files, "BUFFER", 16)
+    monkeypatch.setattr(wikipedia, "open", lambda path, mode: Counted(path, mode), raising=False)
+    assert len(texts(everything(source("wikipedia", "a.xml.bz2"), tmp_path))) == len(PAGES)
+    stream = len(content) // (len(PAGES) // pages) if pages else 0
+    assert len(content) <= sum(counted) < 2 * len(content) + 21 * (2 * stream + 50)  # to the last page's end; once more for the marks
 
 
 @pytest.mark.parametrize("suffix", [".xml", ".xml.gz", ".xml.bz2"])

@@ -16,7 +16,8 @@ from openko.corpus.document import LANGUAGES
 from openko.corpus.recipe import Recipe
 from openko.corpus.runs import Runs
 
-FILE_BYTES = 64_000_000  # of text in a file, about; a file is what one worker packs
+FILE_BYTES = 256_000_000  # of text in a file, about: 61 GB are 240 files, and as many shards, which training holds open
+BLOCK_BYTES = 32_000_000  # of lines held at once while a file is written
 RANGES = 256  # parts of the hash's range that are looked at one at a time
 EVERY_HASH = 1 << 64
 
@@ -38,11 +39,11 @@ class Span:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """files: in order. twice: {xxh3_64 of an id that several texts bear: (priority, high, low) of the one that stays}.
-    over: {source: {"documents", "bytes"}} that max_bytes left out."""
+    """files: in order. shared: xxh3_64 of ids that several texts bear, uint64, sorted. over: {source: {"documents", "bytes"}}
+    that max_bytes left out."""
 
     files: list[Span]
-    twice: dict[int, tuple[int, int, int]]
+    shared: np.ndarray
     over: dict[str, Counter]
 
 
@@ -50,85 +51,61 @@ class Arranger:
     def __init__(self, recipe: Recipe, directories: list[Path]):
         self.recipe, self.runs = recipe, Runs(directories, [s.priority for s in recipe.sources])
         self._languages = np.array([LANGUAGES.index(s.language) for s in recipe.sources])
-        self._priorities = [s.priority for s in recipe.sources]
 
     def plan(self) -> Arrangement:
-        """Which files there will be; from the indexes alone."""
-        twice = self._ids_borne_twice()
-        totals = Counter()
-        for number, entries, stays in self._walk(twice):
+        """Which files there will be; from the indexes alone. 8 bytes a document are the most that is held of a whole corpus."""
+        totals, ids = Counter(), [np.empty(0, np.uint64)]
+        for number, entries, stays in self._walk():
             totals[number] += int(entries["bytes"][stays].sum(dtype=np.int64))
+            ids.append(entries["id"][stays])
         cuts = [_Cuts(language, totals[number], self.recipe) for number, language in enumerate(LANGUAGES)]
-        for number, entries, stays in self._walk(twice):
+        for number, entries, stays in self._walk():
             cuts[number].add(entries[stays])
         over: dict[str, Counter] = {}
         if any(cut.end < EVERY_HASH for cut in cuts):
-            for number, entries, _ in self._walk(twice):
+            for number, entries, _ in self._walk():
                 if cuts[number].end < EVERY_HASH:
                     self._count(over, entries[entries["high"] >= cuts[number].end])
-        return Arrangement([span for cut in cuts for span in cut.spans()], twice, over)
+        return Arrangement([span for cut in cuts for span in cut.spans()], _repeated(np.concatenate(ids)), over)
 
-    def write(self, span: Span, twice: dict[int, tuple[int, int, int]], directory: Path) -> dict:
-        """One file, and beside it the copies that met in it (NAME.rejected). Returns what is in them, counted by source."""
+    def write(self, span: Span, shared: np.ndarray, directory: Path, aside: Path) -> dict:
+        """One file in `directory`, and the copies that met in it in `aside`. Returns what is in them, counted by source."""
         entries, runs = self.runs.entries(span.low, span.high)
         ours = self._languages[entries["source"]] == LANGUAGES.index(span.language)
         entries, runs = entries[ours], runs[ours]
-        lines, original = self.runs.lines(entries, runs), _original(entries)
+        original = _original(entries)
         copies = original != np.arange(len(entries))
-        again = self._id_again(entries, twice) & ~copies
-        kept, rejected = {}, {}
-        with open(directory / span.name, "wb") as file:
-            file.writelines(lines[k] for k in np.flatnonzero(~copies & ~again).tolist())
-        with open(directory / f"{span.name}.rejected", "w", encoding="utf-8") as file:
-            for k in np.flatnonzero(copies | again).tolist():
-                document, reason = json.loads(lines[k]), "exact-copy" if copies[k] else "duplicate-id"
-                line = {name: document[name] for name in ("id", "source", "place")} | {"reason": reason}
-                # A copy's text is its original's; a text that only shares its id stands nowhere else.
-                line |= {"copy_of": json.loads(lines[original[k]])["id"]} if copies[k] else {"text": document["text"]}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._count(kept, entries[~copies & ~again])
-        for reason, chosen in (("exact-copy", copies), ("duplicate-id", again)):
-            by_source: dict[str, Counter] = {}
-            self._count(by_source, entries[chosen])
-            for source, counter in by_source.items():
-                rejected.setdefault(source, {})[reason] = counter
-        return {"kept": kept, "rejected": rejected}
+        renamed = np.isin(entries["id"], shared) & ~copies
+        with open(directory / span.name, "wb") as kept, open(aside / span.name, "w", encoding="utf-8") as rejected:
+            for block in _blocks(entries, original):
+                lines = self.runs.lines(entries[block], runs[block])
+                for k in np.flatnonzero(renamed[block]).tolist():
+                    lines[k] = _with_place(lines[k])
+                kept.writelines(line for line, copy in zip(lines, copies[block].tolist(), strict=True) if not copy)
+                for k in np.flatnonzero(copies[block]).tolist():
+                    rejected.write(_refusal(lines[k], lines[original[block][k] - block.start]) + "\n")
+        chosen = {"kept": ~copies, "copies": copies, "renamed": renamed}
+        return {name: self._counted(entries[which]) for name, which in chosen.items()}
+
+    def _counted(self, entries: np.ndarray) -> dict[str, Counter]:
+        counters: dict[str, Counter] = {}
+        self._count(counters, entries)
+        return counters
 
     def _count(self, counters: dict[str, Counter], entries: np.ndarray) -> None:
         for number in np.unique(entries["source"]).tolist():
-            size = int(entries["bytes"][entries["source"] == number].sum(dtype=np.int64))
-            counters.setdefault(self.recipe.sources[number].name, Counter()).update(
-                documents=int((entries["source"] == number).sum()), bytes=size
-            )  # fmt: skip
+            sizes = entries["bytes"][entries["source"] == number]
+            counter = counters.setdefault(self.recipe.sources[number].name, Counter())
+            counter.update(documents=len(sizes), bytes=int(sizes.sum(dtype=np.int64)))
 
-    def _walk(self, twice: dict) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    def _walk(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """All documents in order, range by range: number of the language, entries, and which of them are no copies."""
         for k in range(RANGES):
             entries, _ = self.runs.entries(k * EVERY_HASH // RANGES, (k + 1) * EVERY_HASH // RANGES)
             languages = self._languages[entries["source"]]
             for number in range(len(LANGUAGES)):
                 ours = entries[languages == number]
-                yield number, ours, (_original(ours) == np.arange(len(ours))) & ~self._id_again(ours, twice)
-
-    def _ids_borne_twice(self) -> dict[int, tuple[int, int, int]]:
-        ids = self.runs.ids()
-        suspects = np.unique(ids[1:][ids[1:] == ids[:-1]])
-        winners: dict[int, tuple[int, int, int]] = {}
-        if len(suspects):
-            for _, entries, stays in self._walk({}):
-                for entry in entries[stays & np.isin(entries["id"], suspects)]:
-                    key = (self._priorities[entry["source"]], int(entry["high"]), int(entry["low"]))
-                    winners[int(entry["id"])] = min(key, winners.get(int(entry["id"]), key))
-        return winners
-
-    def _id_again(self, entries: np.ndarray, twice: dict) -> np.ndarray:
-        """Where another text with the same id stays in place of this one."""
-        again = np.zeros(len(entries), bool)
-        if twice:
-            for k in np.flatnonzero(np.isin(entries["id"], np.array(list(twice), np.uint64))).tolist():
-                entry = entries[k]
-                again[k] = twice[int(entry["id"])][1:] != (int(entry["high"]), int(entry["low"]))
-        return again
+                yield number, ours, _original(ours) == np.arange(len(ours))
 
 
 class _Cuts:
@@ -159,7 +136,6 @@ class _Cuts:
         starts = [(part, number, low) for part, lows in self.parts.items() for number, low in enumerate(lows)]
         ends = [*(low for _, _, low in starts[1:]), self.end][: len(starts)]
         spans = [Span(f"{self.language}.{part}", n, self.language, low, high) for (part, n, low), high in zip(starts, ends, strict=True)]
-        # What lies before the first that stays is a text whose id another bears: it is to be counted in the first file.
         return [replace(spans[0], low=0), *spans[1:]] if spans else []
 
 
@@ -168,3 +144,34 @@ def _original(entries: np.ndarray) -> np.ndarray:
     new = np.ones(len(entries), bool)
     new[1:] = (entries["high"][1:] != entries["high"][:-1]) | (entries["low"][1:] != entries["low"][:-1])
     return np.flatnonzero(new)[np.cumsum(new) - 1] if len(entries) else np.empty(0, np.int64)
+
+
+def _repeated(ids: np.ndarray) -> np.ndarray:
+    ids.sort()
+    return np.unique(ids[1:][ids[1:] == ids[:-1]])
+
+
+def _blocks(entries: np.ndarray, original: np.ndarray) -> Iterator[slice]:
+    """Neighbours of up to BLOCK_BYTES of lines; equal texts stay together."""
+    start, ends = 0, np.cumsum(entries["length"], dtype=np.int64)
+    while start < len(entries):
+        before = int(ends[start]) - int(entries["length"][start])
+        stop = max(start + 1, int(np.searchsorted(ends, before + BLOCK_BYTES, side="right")))
+        while stop < len(entries) and original[stop] != stop:
+            stop += 1
+        yield slice(start, stop)
+        start = stop
+
+
+def _with_place(line: bytes) -> bytes:
+    """Data whose own ids begin anew in every file: the place tells them apart."""
+    document = json.loads(line)
+    document["id"] = f"{document['id']}@{document['place']}"
+    return json.dumps(document, ensure_ascii=False).encode() + b"\n"
+
+
+def _refusal(line: bytes, original: bytes) -> str:
+    """What stands in the rejected file of a copy; its text is its original's."""
+    document = json.loads(line)
+    lineage = {name: document[name] for name in ("id", "source", "place")}
+    return json.dumps(lineage | {"reason": "exact-copy", "copy_of": json.loads(original)["id"]}, ensure_ascii=False)

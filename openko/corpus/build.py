@@ -18,6 +18,8 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from openko import manifest
 from openko.corpus import arrange, readers, sift, tasks
 from openko.corpus.decontaminate import Questions
@@ -42,76 +44,83 @@ def build(
     if not data.is_dir():
         raise InputError(f"{data} is no folder: give the one that the recipe's paths begin in")
     files = {source.name: readers.find_files(source, data) for source in recipe.sources}
-    exams = Source(name="decontaminate", reader="json", licence="", language="ko", path=recipe.questions)
-    asked = [data / path for path in readers.find_files(exams, data)]
+    exams = readers.find_files(Source(name="decontaminate", reader="json", licence="", language="ko", path=recipe.questions), data)
 
     def make(partial: Path) -> dict:
-        work = _tasks(recipe, files, data)
         scratch = partial / manifest.SCRATCH
-        against = _questions(recipe, asked, scratch)
-        sifted = [scratch / f"{number:05d}" for number in range(len(work))]
-        tallies = tasks.run(
-            sift.sift, [(recipe, source, pieces, data, against, out) for (source, pieces), out in zip(work, sifted, strict=True)],
-            scratch / "sifted", sizes=[_bytes(pieces, data) for _, pieces in work], workers=workers, what="reading and cleaning", say=say,
-        )  # fmt: skip
+        questions = _questions(recipe, [data / path for path in exams], scratch)
+        tallies, sifted = _sift(recipe, files, data, questions, scratch, workers, say)
         arranged, written = _arrange(recipe, sifted, partial, workers, say)
         _concatenate([d / sift.FAULTS for d in sifted], partial / sift.FAULTS)
-        beside = [partial / f"{span.name}.rejected" for span in arranged.files]
-        _concatenate([d / sift.REJECTED for d in sifted] + beside, partial / sift.REJECTED)
-        for path in beside:
-            path.unlink()
-        return _facts(recipe, tallies, arranged, written)
+        copies = [scratch / "copies" / span.name for span in arranged.files]
+        _concatenate([*(d / sift.REJECTED for d in sifted), *copies], partial / sift.REJECTED)
+        return _facts(recipe, tallies, arranged, written) | {"questions": _unpickled(questions).facts if questions else {}}
 
     return manifest.build(
-        directory, kind=KIND, recipe=_key(recipe), inputs={"data": data}, module="openko.corpus.build", make=make,
-        identify=lambda folder: _identity(folder, [*itertools.chain(*files.values()), *asked]), say=say,
-        other_code=other_code,
+        directory, kind=KIND, recipe=_key(recipe, data), inputs={"data": data}, module="openko.corpus.build", make=make,
+        identify=lambda folder: _identity(folder, [*itertools.chain(*files.values()), *exams]), other_code=other_code, say=say,
     )  # fmt: skip
 
 
 # ── the two steps ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _tasks(recipe: Recipe, files: dict[str, list[Path]], data: Path) -> list[tuple[Source, list[Piece]]]:
-    """Pieces of one source, as many as make TASK_BYTES of input."""
+def _sift(recipe: Recipe, files: dict[str, list[Path]], data: Path, questions: Path | None, scratch: Path, workers: int, say):
+    """What became of every document, and the directories with runs, rejects and faults."""
+    work = _tasks(recipe, files, data)
+    sifted = [scratch / f"{number:05d}" for number in range(len(work))]
+    asked = [(recipe, source, pieces, data, questions, out) for (source, pieces, _), out in zip(work, sifted, strict=True)]
+    options = {"sizes": [size for _, _, size in work], "workers": workers, "what": "reading and cleaning", "say": say}
+    return tasks.run(sift.sift, asked, scratch / "sifted", **options), sifted
+
+
+def _tasks(recipe: Recipe, files: dict[str, list[Path]], data: Path) -> list[tuple[Source, list[Piece], float]]:
+    """Pieces of one source, as many as make about TASK_BYTES of input, and how many bytes that is."""
     work = []
     for source in recipe.sources:
-        held: list[Piece] = []
+        held, size = [], 0.0
         for piece in readers.pieces(source, files[source.name], data):
-            if held and _bytes([*held, piece], data) > TASK_BYTES:
-                work.append((source, held))
-                held = []
+            more = _bytes(piece, data)
+            if held and size + more > TASK_BYTES:
+                work.append((source, held, size))
+                held, size = [], 0.0
             held.append(piece)
-        work += [(source, held)] if held else []
+            size += more
+        work += [(source, held, size)] if held else []
     return work
 
 
-def _bytes(pieces: list[Piece], data: Path) -> float:
-    """About how much input some pieces are: a file's bytes, or TASK_BYTES for a part of one. Never 0."""
-    return sum((data / p.file).stat().st_size if p.file and p.stop is None and p.start == 0 else TASK_BYTES for p in pieces) + 1.0
+def _bytes(piece: Piece, data: Path) -> float:
+    """About how much input a piece is: a file's bytes, or TASK_BYTES for a part of one. Never 0."""
+    whole = piece.file is not None and piece.start == 0 and piece.stop is None
+    return (data / piece.file).stat().st_size + 1.0 if whole else float(TASK_BYTES)
 
 
 def _questions(recipe: Recipe, files: list[Path], scratch: Path) -> Path | None:
     """The evaluation questions of a recipe, read once and pickled for the workers."""
     if not files:
         return None
-    questions = Questions.read(files) if recipe.syllables is None else Questions.read(files, syllables=recipe.syllables)
     scratch.mkdir(exist_ok=True)
-    (scratch / "questions.pickle").write_bytes(pickle.dumps(questions))
+    (scratch / "questions.pickle").write_bytes(pickle.dumps(Questions.read(files, **recipe.decontaminate)))
     return scratch / "questions.pickle"
 
 
+def _unpickled(questions: Path) -> Questions:
+    return pickle.loads(questions.read_bytes())
+
+
 def _arrange(recipe: Recipe, sifted: list[Path], partial: Path, workers: int, say) -> tuple[arrange.Arrangement, list[dict]]:
-    arranged = arrange.Arranger(recipe, sifted).plan()
-    written = tasks.run(
-        _write, [(recipe, sifted, span, arranged.twice, partial) for span in arranged.files], partial / manifest.SCRATCH / "arranged",
-        sizes=[arrange.FILE_BYTES] * len(arranged.files), workers=workers, what="writing in order", say=say,
-    )  # fmt: skip
-    return arranged, written
+    arranged, scratch = arrange.Arranger(recipe, sifted).plan(), partial / manifest.SCRATCH
+    shared, copies = scratch / "shared-ids.npy", scratch / "copies"
+    np.save(shared, arranged.shared)
+    copies.mkdir(exist_ok=True)
+    asked = [(recipe, sifted, span, shared, partial, copies) for span in arranged.files]
+    options = {"sizes": [arrange.FILE_BYTES] * len(asked), "workers": workers, "what": "writing in order", "say": say}
+    return arranged, tasks.run(_write, asked, scratch / "arranged", **options)
 
 
-def _write(recipe: Recipe, sifted: list[Path], span: arrange.Span, twice: dict, partial: Path) -> dict:
-    return arrange.Arranger(recipe, sifted).write(span, twice, partial)
+def _write(recipe: Recipe, sifted: list[Path], span: arrange.Span, shared: Path, partial: Path, copies: Path) -> dict:
+    return arrange.Arranger(recipe, sifted).write(span, np.load(shared), partial, copies)
 
 
 def _concatenate(parts: list[Path], path: Path) -> None:
@@ -129,7 +138,6 @@ def _facts(recipe: Recipe, tallies: list[dict], arranged: arrange.Arrangement, w
     read, faults = {n: Counter() for n in names}, {n: Counter() for n in names}
     cleaned: dict[str, Counter] = {}
     examples: dict[str, list] = {}
-    rejected: dict[str, dict[str, Counter]] = {n: {} for n in names}
     for tally in tallies:
         read[tally["source"]].update(tally["read"])
         faults[tally["source"]].update(tally["faults"])
@@ -138,30 +146,67 @@ def _facts(recipe: Recipe, tallies: list[dict], arranged: arrange.Arrangement, w
         for rule, some in tally["examples"].items():
             examples[rule] = (examples.get(rule, []) + some)[: sift.EXAMPLES]
     kept: dict[str, dict[str, Counter]] = {}
+    renamed = Counter()
     for span, found in zip(arranged.files, written, strict=True):
         for source, counts in found["kept"].items():
             kept.setdefault(span.part, {}).setdefault(source, Counter()).update(counts)
-    over = {source: {"over-max-bytes": counts} for source, counts in arranged.over.items()}
-    for some in [{t["source"]: t["rejected"]} for t in tallies] + [w["rejected"] for w in written] + [over]:
-        for source, reasons in some.items():
-            for reason, counts in reasons.items():
-                rejected[source].setdefault(reason, Counter()).update(counts)
+        renamed.update({source: counts["documents"] for source, counts in found["renamed"].items()})
+    rejected = _rejected(names, tallies, arranged, written)
+    _check_sums(names, read, kept, rejected)
     parts = sorted({span.part for span in arranged.files})
     return {
         "recipe": _plain(recipe), "read": read, "faults": faults, "cleaned": cleaned, "rejected": rejected, "kept": kept,
-        "files": {part: [span.name for span in arranged.files if span.part == part] for part in parts},
-        "examples": {"cleaned": examples},
+        "renamed": renamed, "files": {part: [span.name for span in arranged.files if span.part == part] for part in parts},
+        "examples": {"cleaned": examples}, "warnings": _warnings(names, read, kept, rejected, renamed),
     }  # fmt: skip
+
+
+def _rejected(names: list[str], tallies: list[dict], arranged: arrange.Arrangement, written: list[dict]) -> dict[str, dict[str, Counter]]:
+    rejected: dict[str, dict[str, Counter]] = {n: {} for n in names}
+    over = {source: {"over-max-bytes": counts} for source, counts in arranged.over.items()}
+    copies = [{source: {"exact-copy": counts} for source, counts in found["copies"].items()} for found in written]
+    for some in [{t["source"]: t["rejected"]} for t in tallies] + copies + [over]:
+        for source, reasons in some.items():
+            for reason, counts in reasons.items():
+                rejected[source].setdefault(reason, Counter()).update(counts)
+    return rejected
+
+
+def _check_sums(names: list[str], read: dict, kept: dict, rejected: dict) -> None:
+    for name in names:
+        left = sum(part.get(name, {}).get("documents", 0) for part in kept.values())
+        gone = sum(counts["documents"] for counts in rejected[name].values())
+        if left + gone != read[name]["documents"]:
+            raise RuntimeError(
+                f"source {name}: {read[name]['documents']:,} documents read, {left:,} kept and {gone:,} refused: some are lost"
+            )
+
+
+def _warnings(names: list[str], read: dict, kept: dict, rejected: dict, renamed: Counter) -> list[str]:
+    """What a person should look at before anything is trained on it."""
+    found = [] if kept else ["no document was kept"]
+    for name in names:
+        whole = read[name]["documents"]
+        gone = sum(counts["documents"] for reason, counts in rejected[name].items() if reason != "over-max-bytes")
+        if whole == 0:
+            found.append(f"source {name}: nothing was read")
+        elif gone > whole / 2:
+            found.append(f"source {name}: {gone:,} of {whole:,} documents were refused")
+        if renamed[name]:
+            found.append(f"source {name}: {renamed[name]:,} documents share their id with others and were given their place beside it")
+    return found
 
 
 def _plain(recipe: Recipe) -> dict:
     return json.loads(json.dumps(asdict(recipe)))
 
 
-def _key(recipe: Recipe) -> dict:
-    """What the corpus depends on beside the content of its input."""
-    own = any(not readers.READERS[s.reader].needs_files for s in recipe.sources)
-    return _plain(recipe) | {"task_bytes": TASK_BYTES} | ({"python": platform.python_version()} if own else {})
+def _key(recipe: Recipe, data: Path) -> dict:
+    """What the corpus depends on beside the content of its input: Python's own text, and folders that `hub` reads."""
+    hubs = [Path(s.options["dataset"]) for s in recipe.sources if s.reader == "hub" and Path(s.options["dataset"]).is_dir()]
+    local = {str(folder): _identity(folder, sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())) for folder in hubs}
+    of_python = any(s.reader.startswith("python-") for s in recipe.sources)
+    return _plain(recipe) | {"local": local} | ({"python": platform.python_version()} if of_python else {})
 
 
 def _identity(folder: Path, used: list[Path]) -> str:

@@ -146,8 +146,9 @@ CLOSES_WORD = re.compile(rf"[가-힣{HANJA}」』》〉’”\]]")
 
 
 def drop_emptied_parentheses(text: str) -> str:
-    """서울( , )은 becomes 서울은: what is left where someone took foreign words away. Only after Korean, so main() stays, and
-    not what is to be filled in: (    ), ( ) at the end of a word, 괄호( )."""
+    """서울( , )은 becomes 서울은: what is left where someone took foreign words away. For texts of which that is known, as of
+    Wikipedia: in others 성명( ) is to be filled in and 함수() is a call. Only after Korean, so main() stays, and so do (    ),
+    ( ) at the end of a word, 괄호( ) and the tears of (;;)."""
     return EMPTIES.sub(_unless_emptied, text) if EMPTY.search(text) else text
 
 
@@ -156,6 +157,8 @@ def _unless_emptied(match: re.Match) -> str:
     if not start or not CLOSES_WORD.match(text[start - 1]) or text.startswith("괄호", max(0, start - 2)):
         return found
     inner = re.sub("[()（）]", "", found.removeprefix(" "))
+    if ";;" in inner:
+        return found
     directly_between = found[0] != " " and "가" <= text[match.end() : match.end() + 1] <= "힣"
     emptied = bool(inner.strip()) or not inner or (inner == " " and directly_between)
     return "" if emptied else found
@@ -233,13 +236,16 @@ MAIL = r"(?:[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{3,80}|<전자우편>)"
 PERSON = "[가-힣]{2,4}"
 NO_SENTENCE = r"(?:(?!다\.)[^:!?])"
 CLOSING = r"[ .>\])】」]{0,4}"
+RIGHTS, RESERVED = "저작권자|[Cc]opyrights?|COPYRIGHTS?", "[Rr]eserved|RESERVED"
 MEDIA = r"(?:신문|일보|뉴스|방송|닷컴|미디어|타임[스즈]|통신|경제|\.com|\.kr|\.net)"
 # Each is a line as a whole.
 BOILERPLATE: dict[str, str] = {
     "no-reprint": rf"{NO_SENTENCE}{{0,80}}무단 ?(?:전재|복제|복사|배포|게재|도용)[^.!?]{{0,50}}(?:금지|금합니다|금함|불허){CLOSING}",
     "copyright": (
-        r"[<\[(【「]{0,2} ?(?:저작권자|[Cc]opyrights?|COPYRIGHTS?)? ?(?:ⓒ|©|\([cC]\)) ?"
-        rf"(?:{NO_SENTENCE}{{1,40}}{MEDIA}|(?:19|20)[0-9]{{2}}\b.{{0,80}}|.{{1,80}}(?:[Rr]eserved|RESERVED)){CLOSING}"
+        rf"[<\[(【「]{{0,2}} ?(?:(?:{RIGHTS})? ?[ⓒ©]|(?:{RIGHTS}) ?\([cC]\)) ?"
+        rf"(?:{NO_SENTENCE}{{1,40}}{MEDIA}|(?:19|20)[0-9]{{2}}\b.{{0,80}}|.{{1,80}}(?:{RESERVED})){CLOSING}"
+        # (c) alone is the third of a list: (c) 국제 경제, (c) 2019 회계연도 보고서 제출
+        rf"|\([cC]\) ?(?:19|20)[0-9]{{2}}\b.{{1,80}}(?:{RESERVED}|저작권){CLOSING}"
     ),
     "reporter": (
         rf"[/\[(=◇▶]{{0,2}} ?(?:[가-힣A-Za-z]{{1,12}}[=·/ ]{{1,3}})?{PERSON}(?:[·,/ ]{{1,2}}{PERSON})? (?:선임|전문|인턴|객원|수습)?기자"
@@ -250,10 +256,7 @@ BOILERPLATE: dict[str, str] = {
         r"[▶▷■□◆◇●○☞※*\[<\- ]{0,4}(?:관련 ?(?:기사|뉴스)|(?:가장 )?많이 본 (?:뉴스|기사)|(?:인기|추천) ?기사)"
         r"(?: ?(?:보기|더 ?보기|목록))?[\]> :]{0,3}"
     ),
-    "share-buttons": (
-        r"(?:이|본) ?기사를 공유합니다|기사 ?(?:공유|스크랩)(?:하기)?|글자 ?크기 ?(?:조절|변경|설정|크게|작게)"
-        r"|(?:SNS|URL|주소|링크) ?(?:공유|복사)(?:하기)?"
-    ),
+    "share-buttons": (r"(?:이|본) ?기사를 공유합니다|기사 ?(?:공유|스크랩)(?:하기)?|글자 ?크기 ?(?:조절|변경|설정|크게|작게)"),
     "navigation": (
         r"(?:본문|주메뉴|메뉴|하단|콘텐츠|컨텐츠)(?: ?영역)?(?:으로|로)? ?(?:바로 ?가기|건너뛰기)"
         r"|(?:페이지 )?(?:맨 위로|위로 가기)(?: 이동)?"
@@ -268,14 +271,14 @@ LINE = re.compile("|".join(f"(?:{pattern})" for pattern in BOILERPLATE.values())
 LONGEST = 200  # characters of such a line; keeps the expressions above to bounded work
 # A text with such a line, or with a menu, holds one of these.
 HINT = re.compile(
-    r"무단|ⓒ|©|\([cC]\)|기자|기사|관련 ?뉴스|많이 본|공유|스크랩|글자 ?크기|복사|바로 ?가기|건너뛰기|위로|쿠키|구독하기|제보하기"
+    r"무단|ⓒ|©|\([cC]\)|기자|기사|관련 ?뉴스|많이 본|공유|스크랩|글자 ?크기|바로 ?가기|건너뛰기|위로|쿠키|구독하기|제보하기"
     "|페이스북|트위터|카카오|로그인|회원가입|이용약관|개인정보처리방침|이전글"
 )
 
 
 def drop_boilerplate(text: str) -> str:
     """Notices of copyright, reporters' lines, buttons and menus: whole lines only, so that a sentence about them stays."""
-    enumerates = "ⓑ" in text  # then ⓒ is the third of a list and no copyright
+    enumerates = "ⓑ" in text or "(b)" in text or "(B)" in text  # then ⓒ is the third of a list and no copyright
     kept, start, seen = [], 0, 0  # kept: what comes before start, without such lines; seen: the end of the last line that was judged
     for hint in HINT.finditer(text):
         if hint.start() < seen:
@@ -289,7 +292,7 @@ def drop_boilerplate(text: str) -> str:
 
 
 def _is_boilerplate(line: str, enumerates: bool) -> bool:
-    if enumerates and line[0] == "ⓒ":
+    if enumerates and line.startswith(("ⓒ", "(c)", "(C)")):
         return False
     if LINE.fullmatch(line):
         return True
@@ -300,12 +303,17 @@ def _is_boilerplate(line: str, enumerates: bool) -> bool:
 # ── spaces, and all of it ────────────────────────────────────────────────────────────────────────────────────────
 
 EMPTY_LINES = re.compile("\n{3,}")
+# tiktoken's expression for Llama-3 overflows its stack somewhere between 200,000 and 1,000,000 blanks without a line end, and the
+# packing with it. Runs of as many letters, signs, digits, line ends do it no harm. No table is 1,000 blanks wide. The blank
+# before the run is asked for first, so that a run is tried from its beginning alone.
+LONG_BLANK = re.compile(r"(?<![^\S\n])([^\S\n]{1000})[^\S\n]+")
 
 
 def tidy_spaces(text: str) -> str:
     """Spaces at the ends of lines, runs of more than one empty line, and what surrounds the text. Spaces inside of lines
-    stay: they indent code and set tables and forms."""
-    text = "\n".join([line.rstrip() for line in text.split("\n")])
+    stay, 1,000 in a row at most: they indent code and set tables and forms."""
+    lines = [line.rstrip() for line in text.split("\n")]
+    text = "\n".join([LONG_BLANK.sub(r"\1", line) if len(line) > 1000 else line for line in lines])
     return (EMPTY_LINES.sub("\n\n", text) if "\n\n\n" in text else text).strip()
 
 
@@ -323,18 +331,19 @@ CLEANERS: dict[str, Callable[[str], str]] = {
     "personal-data": personal.mask,
     "spaces": tidy_spaces,
 }
-# Of every text. A law that glosses 기피(忌避) means to; in Wikipedia every other name has such a gloss.
-USUAL = tuple(name for name in CLEANERS if name not in ("modu-masks", "wiki-leftovers", "hanja-glosses"))
 # Reader: the rules that its texts need beside the usual ones. A source adds others by name, such as one of Wikipedia as parquet.
+# A law that glosses 기피(忌避) means to; in Wikipedia every other name has such a gloss, or had one.
 FOR_READER: dict[str, tuple[str, ...]] = {
-    "wikipedia": ("wiki-leftovers", "hanja-glosses"), "modu": ("modu-masks",),
-    "hub": (), "parquet": (), "aihub": (), "jsonl": (), "text": (), "json": (),
-}  # fmt: skip
+    "wikipedia": ("wiki-leftovers", "hanja-glosses", "emptied-parentheses"),
+    "modu": ("modu-masks",),
+}
+# Of every text.
+USUAL = tuple(name for name in CLEANERS if not any(name in rules for rules in FOR_READER.values()))
 PASSES = 8  # at most; what is still not done then was nested on purpose
 
 
 def clean(text: str, rules: tuple[str, ...] = USUAL) -> tuple[str, dict[str, int]]:
-    """The cleaned text, and for each rule that changed it by how many characters it became shorter (below 0: longer).
+    """The cleaned text, and for each rule that changed it by how many UTF-8 bytes it became shorter (below 0: longer).
 
     What one rule leaves may be work for an earlier one (a decoded &#8203; is a control character): the rules are applied
     again until none but the last finds anything, so that cleaning a cleaned text changes nothing.
@@ -345,12 +354,16 @@ def clean(text: str, rules: tuple[str, ...] = USUAL) -> tuple[str, dict[str, int
         for name, rule in _in_order(rules):
             cleaned = rule(text)
             if cleaned != text:
-                shorter[name] = shorter.get(name, 0) + len(text) - len(cleaned)
+                shorter[name] = shorter.get(name, 0) + _size(text) - _size(cleaned)
                 found_more |= name != "spaces"  # the spaces that it takes are seen by no other rule
                 text = cleaned
         if not found_more:
             break
     return text, shorter
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 @cache

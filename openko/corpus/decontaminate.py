@@ -13,6 +13,10 @@ A short question counts as a whole from 15 letters: of law's clauses that short,
 those with 12 letters 1 in 58. A piece of 15 letters that stands in more than 10 questions is a phrase of examiners
 ("위 글의 내용과 일치하지 않는 것은"), and what consists of such pieces is no evidence.
 
+Answer options are no evidence alone: "산업통상자원부장관이 정하는 바에 따른다" is one, and stands in many a law. A document needs a
+piece of the question's stem; then the options count with it. A question whose stem is too short, or a phrase of examiners and
+nothing more, is therefore not looked for, and the facts count it.
+
 A law that a question quotes makes every document that quotes it look contaminated. Such documents go too: a lost document costs
 little, a leaked question makes a score worthless. The facts name the questions that took most documents; who finds that they
 took too many gives a `share`.
@@ -33,6 +37,9 @@ import pyarrow
 import pyarrow.parquet
 
 from openko import manifest
+from openko.corpus.document import Fault
+from openko.corpus.readers import files
+from openko.corpus.readers import paths as field_paths
 from openko.errors import InputError
 from openko.progress import Progress
 
@@ -50,9 +57,10 @@ FORMS = {
     "haerae-query": ("query",),
     "kobest-sentineg": ("sentence",),
 }
+# Fields that hold answers to choose from; what a record has beside them is its stem.
+OPTIONS = frozenset(("A", "B", "C", "D", "alternative_1", "alternative_2", "ending_1", "ending_2", "ending_3", "ending_4", "options"))
 BASE = 0x9E3779B97F4A7C15  # of the polynomial: odd, so that it has an inverse modulo 2**64
 BLOCK = 1 << 15  # letters that are looked at in one go: what they need stays in the processor's cache
-LONGEST_LINE = 64 << 20  # bytes; the limit of the corpus's own reader of lines
 SHOWN = 200  # letters of a shared piece that a table shows
 MOST_HITS = 20
 
@@ -175,33 +183,39 @@ class Questions:
 
     Pickled it has some 45 bytes a letter, and reading takes five times that for a moment.
 
-    files: {dataset: {"bytes", "sha256", "fields"}}.  facts: {dataset: {"questions", "looked-for", "too-short",
-    "only-templates", "copies"}}; copies are questions all of whose long enough fields another one has too, under whose name they are found.
+    files: {dataset: {"bytes", "sha256", "fields"}}.  facts: {dataset: {"questions", "looked-for", "too-short", "only-templates",
+    "copies"}}, plain JSON; too short is a stem, and copies are questions whose stem another one has too, under whose name they are found.
     """
 
     def __init__(self, records: dict[str, list[dict[str, str]]], files: dict, *, syllables: int, share: float):
-        """records: {dataset: [{field: text}]}."""
+        """records: {dataset: [{field: text}]}; where all fields of a record are OPTIONS, they are its stem."""
         self.files, self.syllables, self.share = files, syllables, share
         self.minimum = min(MINIMUM, syllables)
         self._datasets, self._numbers, self._fields = [], [], []  # of each question, each question, each text
-        texts, owners, states, seen = [], [], [], set()
+        texts, owners, stems, states, seen = [], [], [], [], set()  # seen: stems
         for dataset, questions in records.items():
             for number, record in enumerate(questions, 1):
-                long_enough = {field: x for field, text in record.items() if len(x := _letters(text)) >= self.minimum}
-                new = {field: x for field, x in long_enough.items() if x.tobytes() not in seen}
-                seen.update(x.tobytes() for x in new.values())
-                states.append("too-short" if not long_enough else "copies" if not new else "looked-for")
-                for field, letters in new.items():
-                    texts.append(letters)
-                    owners.append(len(self._datasets))
-                    self._fields.append(field)
+                stem = {field for field in record if field not in OPTIONS} or set(record)
+                in_order = sorted(record, key=lambda field: field not in stem)  # a piece that both have is the stem's
+                long_enough = {field: x for field in in_order if len(x := _letters(record[field])) >= self.minimum}
+                new = {field: x for field, x in long_enough.items() if field not in stem or x.tobytes() not in seen}
+                states.append("too-short" if stem.isdisjoint(long_enough) else "copies" if stem.isdisjoint(new) else "looked-for")
+                if states[-1] == "looked-for":
+                    seen.update(x.tobytes() for field, x in new.items() if field in stem)
+                    for field, letters in new.items():
+                        texts.append(letters)
+                        owners.append(len(self._datasets))
+                        stems.append(field in stem)
+                        self._fields.append(field)
                 self._datasets.append(dataset)
                 self._numbers.append(number)
+        self._stems = np.array(stems, bool)  # of each text
         self._index(texts, np.array(owners, np.int64))
-        self.facts = {dataset: Counter(questions=0) for dataset in records}
+        facts = {dataset: Counter() for dataset in records}
         for number, (dataset, state) in enumerate(zip(self._datasets, states, strict=True)):
             only_templates = state == "looked-for" and not self._total[number]
-            self.facts[dataset].update(["questions", "only-templates" if only_templates else state])
+            facts[dataset].update(["questions", "only-templates" if only_templates else state])
+        self.facts = {dataset: dict(counts) for dataset, counts in facts.items()}
 
     @classmethod
     def read(
@@ -256,10 +270,13 @@ class Questions:
         if len(short):
             self._grams.append(_Grams(self.minimum, _at(self._letters, self.minimum, short), short))
         self._starts, self._lengths, self._owners = starts, lengths, owners
-        self._total = np.bincount(owner_of_letter[np.concatenate([long[once], short])], minlength=len(self._numbers))
+        pieces = np.concatenate([long[once], short])
+        of_stem = pieces[np.repeat(self._stems, lengths)[pieces]]
+        total, stems = (np.bincount(owner_of_letter[some], minlength=len(self._numbers)) for some in (pieces, of_stem))
+        self._total = np.where(stems, total, 0)  # pieces of each question; 0 where no document can match
 
     def match(self, text: str) -> Match | None:
-        """The question that `text` holds most of, by the share of its n-grams; of equal ones the first."""
+        """The question that `text` holds most of, by the share of its n-grams, one of the stem's at least; of equal ones the first."""
         letters = _letters(text)
         found = [(grams, *grams.find(letters)) for grams in self._grams]
         if not any(len(numbers) for _, _, numbers in found):  # nearly every document
@@ -270,6 +287,8 @@ class Questions:
         owner = np.searchsorted(self._starts, places, side="right") - 1
         lengths = np.minimum(self._lengths[owner], self.syllables)
         same = _same(padded, positions, self._letters, places, lengths)
+        with_stem = np.unique(self._owners[owner[same & self._stems[owner]]])
+        same &= np.isin(self._owners[owner], with_stem)
         positions, places, owner, lengths = positions[same], places[same], owner[same], lengths[same]
         if not len(places):
             return None
@@ -422,15 +441,8 @@ def _record(row: dict, fields: tuple[str, ...], path: Path, number: int) -> dict
 # ── a whole corpus ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Unreadable(NamedTuple):
-    """reason: one of document.FAULTS."""
-
-    reason: str
-    detail: str
-
-
 def decontaminate(inputs: list[Path], questions: Questions, out: Path, say=print) -> manifest.Manifest:
-    """Copy JSONL files with `text` without the documents that hold a question; their lines stay as they are, byte for byte.
+    """Copy JSONL files with `text` without the documents that hold a question. Lines stay as they are, but end in "\\n", in UTF-8.
 
     out/documents-NNNNN.jsonl: one for each input, in their order.  contaminated.jsonl: what went, with its question.
     unreadable.jsonl: lines that are no document, with the reason.
@@ -439,6 +451,8 @@ def decontaminate(inputs: list[Path], questions: Questions, out: Path, say=print
     for path in paths:
         if not path.is_file():
             raise InputError(f"{path} is no file: give JSONL files, one document with a field `text` in each line")
+        if path.suffix.lower() in files.COMPRESSED:
+            raise InputError(f"{path} is compressed: unpack it first")
         if path.resolve().is_relative_to(Path(out).resolve()):
             raise InputError(f"{path} lies in {out}, which will be written: choose another place")
     if not paths:
@@ -470,29 +484,32 @@ class _Run:
             open(self._directory / "contaminated.jsonl", "w", encoding="utf-8") as contaminated,
             open(self._directory / "unreadable.jsonl", "w", encoding="utf-8") as unreadable,
         ):
-            files = {f"documents-{number:05d}.jsonl": name for number, name in enumerate(paths)}
-            for to, name in files.items():
-                with open(paths[name], "rb") as lines, open(self._directory / to, "wb") as survivors:
-                    for number, line in enumerate(_lines(lines), 1):
-                        self._line(line, {"file": name, "line": number}, survivors, contaminated, unreadable)
-                        self._done += len(line)
+            written = {f"documents-{number:05d}.jsonl": name for number, name in enumerate(paths)}
+            for to, name in written.items():
+                content = files.Content(name, paths[name].stat().st_size, functools.partial(open, paths[name], "rb"))
+                lines = files.Lines.of(content)
+                with open(self._directory / to, "wb") as survivors:
+                    for number, (offset, line) in enumerate(lines.between(), 1):
+                        self._line(line, lines, {"file": name, "line": number}, survivors, contaminated, unreadable)
                         if number % 256 == 0:
-                            self._say()
-        return self._facts(files)
+                            self._say(offset)
+                self._done += content.size
+        return self._facts(written)
 
-    def _say(self) -> None:
-        line = f"{self._done / 1e6:,.0f} of {self._size / 1e6:,.0f} MB, {self._removed.total():,} documents go"
-        self._progress(line, self._done / self._size)
+    def _say(self, offset: int) -> None:
+        done = self._done + offset
+        line = f"{done / 1e6:,.0f} of {self._size / 1e6:,.0f} MB, {self._removed.total():,} documents go"
+        self._progress(line, min(1.0, done / self._size))  # UTF-16 becomes longer as it is read
 
-    def _line(self, line: bytes, where: dict, survivors, contaminated, unreadable) -> None:
-        if not line.strip():
+    def _line(self, line: bytes | None, lines: files.Lines, where: dict, survivors, contaminated, unreadable) -> None:
+        if line is not None and not line.strip():
             self._counts["blank lines"] += 1
             return
-        document = _document(line)
-        if isinstance(document, Unreadable):
+        document = _document(line, lines)
+        if isinstance(document, Fault):
             self._unreadable[document.reason] += 1
-            start = line[:1000].decode("utf-8", "backslashreplace")
-            _write(unreadable, where | document._asdict() | {"starts": start})
+            start = (line or b"")[:1000].decode(lines.encoding, "backslashreplace")
+            _write(unreadable, where | {"reason": document.reason, "detail": document.detail, "starts": start})
             return
         size = len(document["text"].encode("utf-8", "surrogatepass"))
         self._counts["documents"] += 1
@@ -501,14 +518,14 @@ class _Run:
         if match is None:
             self._counts["kept documents"] += 1
             self._counts["kept bytes"] += size
-            survivors.write(line)
+            survivors.write((line if lines.encoding == "utf-8" else line.decode(lines.encoding).encode()) + b"\n")
             return
         self._removed[match.dataset, match.number] += 1
         self._examples.setdefault((match.dataset, match.number), (match.field, match.piece[:SHOWN]))
         lineage = {name: document[name] for name in ("id", "place") if name in document}
         _write(contaminated, lineage | where | match._asdict())
 
-    def _facts(self, files: dict[str, str]) -> dict:
+    def _facts(self, written: dict[str, str]) -> dict:
         by_dataset = dict.fromkeys(self._questions.facts, 0)
         for (dataset, _), count in self._removed.items():
             by_dataset[dataset] += count
@@ -523,35 +540,27 @@ class _Run:
                 {"dataset": d, "number": n, "documents": count, "field": self._examples[d, n][0], "piece": self._examples[d, n][1]}
                 for (d, n), count in most
             ],
-            "unreadable": dict(self._unreadable), "blank_lines": counts["blank lines"], "questions": self._questions.facts, "files": files,
+            "unreadable": dict(self._unreadable), "blank_lines": counts["blank lines"], "questions": self._questions.facts,
+            "files": written,
         }  # fmt: skip
 
 
-def _lines(file) -> Iterator[bytes]:
-    """Lines with their ends; of one above LONGEST_LINE its beginning, one byte longer than that, so that it can be told."""
-    while line := file.readline(LONGEST_LINE + 1):
-        rest = line
-        while len(rest) > LONGEST_LINE and not rest.endswith(b"\n"):
-            rest = file.readline(LONGEST_LINE + 1)
-        yield line
-
-
-def _document(line: bytes) -> dict | Unreadable:
-    if len(line) > LONGEST_LINE:
-        return Unreadable("too-long-line", f"more than {LONGEST_LINE >> 20} MB")
+def _document(line: bytes | None, lines: files.Lines) -> dict | Fault:
+    if fault := lines.fault(line, ""):
+        return fault
     try:
-        document = json.loads(line)
-    except UnicodeDecodeError as problem:
-        return Unreadable("wrong-encoding", str(problem))
+        document = json.loads(line.decode(lines.encoding))
     except (ValueError, RecursionError) as problem:
-        return Unreadable("invalid-json", str(problem))
+        return Fault("invalid-json", "", str(problem))
     if not isinstance(document, dict):
-        return Unreadable("wrong-type", f"a {type(document).__name__} in place of an object")
-    if document.get("text") is None:
-        return Unreadable("missing-field", f"no text; found {', '.join(document)}"[:SHOWN])
-    if not isinstance(document["text"], str):
-        return Unreadable("wrong-type", f"text is a {type(document['text']).__name__}")
-    return document
+        return Fault("wrong-type", "", f"the line holds {field_paths.kind(document)} where an object is needed")
+    text = document.get("text")
+    if text is None:
+        return Fault("missing-field", "", f"no text; there are {', '.join(document)}"[:SHOWN])
+    if not isinstance(text, str):
+        return Fault("wrong-type", "", f"text holds {field_paths.kind(text)}")
+    found = field_paths.checked(text, "")
+    return found if isinstance(found, Fault) else document
 
 
 def _write(file, record: dict) -> None:

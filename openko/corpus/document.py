@@ -1,12 +1,12 @@
 """What passes from step to step of the corpus: a source, a piece of it, a document with its lineage or a fault."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import orjson
+
 LANGUAGES = ("ko", "en")
-_encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for every line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Document:
 
     def line(self) -> bytes:
         """One line of a JSONL file."""
-        return _encode({name: getattr(self, name) for name in self.__slots__}).encode() + b"\n"
+        return orjson.dumps({name: getattr(self, name) for name in self.__slots__}) + b"\n"
 
 
 class Text(NamedTuple):
@@ -80,6 +80,8 @@ FAULTS = {
     "unreadable-member": "a member of an archive, or a file, that cannot be unpacked: wrong checksum, cut off, encrypted",
     "escaping-path": "a member whose name leads out of the archive",
     "zip-bomb": "a member that unpacks to far more than any text does",
+    "too-large": "a member that is too large to be read inside its archive",
+    "other-split": "members of a published split that the recipe does not read",
     "wrong-encoding": "neither UTF-8 nor another encoding that Korean text comes in",
     "invalid-json": "JSON that cannot be read, even leniently",
     "invalid-xml": "XML that cannot be read any further",

@@ -63,6 +63,11 @@ FIRST_SHOWN = frozenset((
     "한자", "nowrap", "nobr", "작게", "small", "크게", "big", "국기", "국기나라", "flag", "언어링크", "ill", "인용문", "인용", "quote",
     "루비", "ruby",
 ))  # fmt: skip
+CONVERTED = frozenset(["convert", "변환"])  # {{convert|10|km|mi}}: what was measured is shown first
+NUMBER, DECIMAL = re.compile(r"\d{1,18}", re.ASCII), re.compile(r"[-+−]?\d[\d,]*(?:\.\d+)?", re.ASCII)
+UNIT = re.compile(r"[^\W\d_][\w²³/°·]{0,15}|[°%℃℉㎞㎡]\w?")
+# A person's age is of the day on which the page is seen, so it goes, and the parentheses that it stands in.
+AGE = re.compile(r" ?[((](?:만 ?)?\{\{(?:만 ?)?나이\|[^{}]{0,200}\}\} ?세?[))]")
 AS_WRITTEN = frozenset(["nowiki", "pre", "syntaxhighlight", "source"])
 
 LEFT_OVER = re.compile(r"'{2,}|__(?:[A-Z]{3,}|[가-힣]{2,8})__|^[ \t]*(?:\{\||\|\}|\|-)[^\n]*$", re.MULTILINE)
@@ -87,9 +92,9 @@ def plain(wikitext: str) -> str:
         return ""
     text = _without_closing_sections(_without_comments_and_references(wikitext))
     shown, work = [], 0
-    for section in SECTIONS.split(LONG_SIGN.sub("", text)):
+    for section in SECTIONS.split(LONG_SIGN.sub("", AGE.sub("", text))):
         work += _work(section)
-        shown.append(_expressions(section) if work > MOST_WORK else _text(mwparserfromhell.parse(section)))
+        shown.append(_expressions(section) if work > MOST_WORK else _parsed(section))
     lines = LEFT_OVER.sub("", "".join(shown)).split("\n")
     return re.sub(r"\n{3,}", "\n\n", "\n".join([line.rstrip() for line in lines])).strip()
 
@@ -118,6 +123,13 @@ def _without_closing_sections(text: str) -> str:
             after = NEXT_SECTION.search(text, heading.end())
             start = after.start() if after else len(text)
     return "".join([*kept, text[start:]])
+
+
+def _parsed(section: str) -> str:
+    try:
+        return _text(mwparserfromhell.parse(section))
+    except mwparserfromhell.parser.ParserError:  # it lost its way, which its authors call a fault of their own
+        return _expressions(section)
 
 
 def _work(section: str) -> int:
@@ -164,8 +176,13 @@ def _of_address(node: nodes.ExternalLink) -> str:
 def _of_template(node: nodes.Template) -> str:
     name = str(node.name).strip().lower()
     values = [_text(p.value).strip() for p in node.params if not p.showkey]
+    if name.startswith("formatnum:"):
+        number = name.removeprefix("formatnum:").strip()
+        return f"{int(number):,}" if NUMBER.fullmatch(number) else number if DECIMAL.fullmatch(number) else ""
     if not values:
         return ""
+    if name in CONVERTED:
+        return f"{values[0]} {values[1]}" if len(values) > 1 and DECIMAL.fullmatch(values[0]) and UNIT.fullmatch(values[1]) else ""
     if name.startswith("lang-"):
         return _in_language(name.removeprefix("lang-"), values[0])
     if name == "llang" and len(values) > 1:

@@ -5,29 +5,32 @@ number in the manifest's "source_names"), so that tokens can be counted, weighed
 """
 
 import itertools
-import json
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import orjson
 import xxhash
 
 from openko import manifest, shards, tokenizers
 from openko.corpus import parts, tasks
 from openko.errors import InputError
 
-BATCH = 256  # documents given to the tokenizer at once
+BATCH = 64  # documents that a thread encodes at once
 BYTES, SOURCE = np.dtype("<u4"), np.dtype("<u2")
 
 
 def pack(
-    directory: Path, *, corpus: Path, part: str, tokenizer: str | Path, source: str | None = None, workers: int = 1, say=print
+    directory: Path, *, corpus: Path, part: str, tokenizer: str | Path, source: str | None = None, workers: int = 1,
+    other_code: str = "remake", say=print,
 ) -> manifest.Manifest:  # fmt: skip
     """Shards of one part ("ko.train") of a corpus, or of what one source gave to it.
 
-    tokenizer: "llama-3" or a directory with a tokenizer.json. workers: processes. A source's weight in the recipe says how often each
-    of its documents is packed; which of them, where the weight is no whole number, is decided by a hash of the text.
+    tokenizer: "llama-3" or a directory with a tokenizer.json. workers: processes. other_code: as in `manifest.build`.
+    A source's weight in the recipe says how often each of its documents is packed; which of them, where the weight is no
+    whole number, is decided by a hash of the text.
     """
     sources = manifest.read(corpus, parts.KIND, made_by="openko corpus build").facts["recipe"]["sources"]
     names, files = [s["name"] for s in sources], parts.files(corpus, part)
@@ -35,24 +38,23 @@ def pack(
         raise InputError(f"{corpus} has no source {source!r}; there are {', '.join(names)}")
 
     def make(partial: Path) -> dict:
-        loaded = tokenizers.load(tokenizer)
         weights = {s["name"]: s["weight"] for s in sources if source in (None, s["name"])}
-        work = [(path, number, str(tokenizer), names, weights, partial) for number, path in enumerate(files)]
+        threads = max(1, workers // len(files))  # few files: each by several threads
+        work = [(path, number, str(tokenizer), names, weights, threads, partial) for number, path in enumerate(files)]
         results = partial / manifest.SCRATCH / "packed"
         packed = tasks.run(_pack, work, results, sizes=[p.stat().st_size for p in files], workers=workers, what=f"packing {part}", say=say)
         counts = {name: sum(p[name] for p in packed) for name in ("documents", "tokens", "bytes")}
         if not counts["documents"]:
             raise InputError(f"{corpus}: {part} has no document" + (f" of source {source!r}" if source else ""))
         by_source = {n: {k: sum(p["sources"][n][k] for p in packed) for k in ("documents", "tokens", "bytes")} for n in weights}
-        return counts | {
-            "shards": len(files), "source_names": names, "sources": by_source, "tokenizer": loaded.fingerprint,
-            "vocab_size": loaded.vocab_size,
-        }  # fmt: skip
+        described = {name: packed[0][name] for name in ("tokenizer", "vocab_size")}
+        return counts | {"shards": len(files), "source_names": names, "sources": by_source} | described
 
     real = str(tokenizer) == tokenizers.LLAMA_3
     return manifest.build(
         directory, kind=shards.KIND, recipe={"part": part, "source": source} | ({"tokenizer": tokenizers.LLAMA_3} if real else {}),
         inputs={"corpus": corpus} | ({} if real else {"tokenizer": Path(tokenizer)}), module="openko.corpus.pack", make=make, say=say,
+        other_code=other_code,
     )  # fmt: skip
 
 
@@ -71,38 +73,50 @@ def per_document(directory: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {name: (sizes[chosen], tokens[chosen]) for name, chosen in of.items() if chosen.any()}
 
 
-def _pack(path: Path, number: int, tokenizer: str, names: list[str], weights: dict[str, float], directory: Path) -> dict:
+def _pack(path: Path, number: int, tokenizer: str, names: list[str], weights: dict[str, float], threads: int, directory: Path) -> dict:
     """One file of a corpus into one shard."""
     loaded = _tokenizer(tokenizer)
-    begin, end = ([loaded[token]] for token in (tokenizers.BEGIN, tokenizers.END))
+    begin, end = (np.array([loaded[token]], shards.TOKEN) for token in (tokenizers.BEGIN, tokenizers.END))
     counts = {name: {"documents": 0, "tokens": 0, "bytes": 0} for name in weights}
     sizes, sources = [], []
 
-    def encoded() -> Iterator[np.ndarray]:
-        for batch in _batches(path, weights):
-            texts = [d["text"] for d in batch]
-            for document, ids in zip(batch, loaded.encode_arrays(texts), strict=True):
-                size, counter = len(document["text"].encode()), counts[document["source"]]
-                tokens = np.concatenate([begin, ids, end]).astype(shards.TOKEN, copy=False)
-                for _ in range(_times(document, weights)):
-                    sizes.append(size)
-                    sources.append(names.index(document["source"]))
-                    counter["documents"] += 1
-                    counter["tokens"] += len(tokens)
-                    counter["bytes"] += size
-                    yield tokens
+    def packed() -> Iterator[np.ndarray]:
+        for document, ids in _encoded(path, loaded, weights, threads):
+            size, counter = len(document["text"].encode()), counts[document["source"]]
+            tokens = np.concatenate((begin, ids, end))
+            for _ in range(_times(document, weights)):
+                sizes.append(size)
+                sources.append(names.index(document["source"]))
+                counter["documents"] += 1
+                counter["tokens"] += len(tokens)
+                counter["bytes"] += size
+                yield tokens
 
-    shards.write_one(directory, number, encoded())
-    np.array(sizes, BYTES).tofile(directory / f"bytes-{number:05d}.bin")
-    np.array(sources, SOURCE).tofile(directory / f"source-{number:05d}.bin")
-    return {name: sum(c[name] for c in counts.values()) for name in ("documents", "tokens", "bytes")} | {"sources": counts}
+    shards.write_one(directory, number, packed())
+    (directory / f"bytes-{number:05d}.bin").write_bytes(np.array(sizes, BYTES).tobytes())
+    (directory / f"source-{number:05d}.bin").write_bytes(np.array(sources, SOURCE).tobytes())
+    whole = {name: sum(c[name] for c in counts.values()) for name in ("documents", "tokens", "bytes")}
+    return whole | {"sources": counts, "tokenizer": loaded.fingerprint, "vocab_size": loaded.vocab_size}
 
 
-def _batches(path: Path, weights: dict[str, float]) -> Iterator[list[dict]]:
-    with open(path, encoding="utf-8") as file:
-        chosen = (d for d in map(json.loads, file) if d["source"] in weights and _times(d, weights))
-        while batch := list(itertools.islice(chosen, BATCH)):
-            yield batch
+def _encoded(path: Path, tokenizer: tokenizers.Tokenizer, weights: dict[str, float], threads: int) -> Iterator[tuple[dict, np.ndarray]]:
+    """The documents of a file that are to be packed, with their ids. tiktoken lets other threads run while it encodes."""
+    with open(path, "rb") as file, ThreadPoolExecutor(threads) as pool:
+        chosen = (d for d in map(orjson.loads, file) if d["source"] in weights and _times(d, weights))
+        while batches := list(itertools.islice(iter(lambda: list(itertools.islice(chosen, BATCH)), []), 8 * threads)):
+            encoded = pool.map(lambda batch: [_ids(document, tokenizer, path) for document in batch], batches)
+            for batch, ids in zip(batches, encoded, strict=True):
+                yield from zip(batch, ids, strict=True)
+
+
+def _ids(document: dict, tokenizer: tokenizers.Tokenizer, path: Path) -> np.ndarray:
+    try:
+        [ids] = tokenizer.encode_arrays([document["text"]])
+    except Exception as problem:  # tiktoken's regular expressions give up on runs of a million equal characters
+        raise InputError(
+            f"{path}: document {document['id']} cannot be encoded ({problem}): leave it out of the corpus, or set filters that do"
+        ) from problem
+    return ids
 
 
 def _times(document: dict, weights: dict[str, float]) -> int:

@@ -18,27 +18,39 @@ STAND_INS = {
     "e-mail": "<전자우편>",
 }
 
-# Nine digits with at most three characters between any two: fewer are none of the numbers below.
-NUMBER = re.compile(r"[0-9](?:[-.) –(]{0,3}[0-9]){8}")
+# What digits and the signs between them are written with beside ASCII, character by character.
+HYPHENS = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\uff0d"
+WIDE = "０１２３４５６７８９．（）＋\u3000"
+ASCII = str.maketrans(HYPHENS + WIDE, "-" * len(HYPHENS) + "0123456789.()+ ")
+NOT_ASCII = re.compile(f"[{HYPHENS}{WIDE}]")
+# Nine digits with at most four signs between any two, as in (02) - 123 - 4567: fewer are none of the numbers below.
+NUMBER = re.compile(f"[0-9０-９](?:[-.)( {HYPHENS}．（）\u3000]{{0,4}}[0-9０-９]){{8}}")
 
-RESIDENT = re.compile(r"(?<![0-9])(?<![0-9][-.])([0-9]{6})( ?[-–] ?| ?)([1-8][0-9]{6})(?![-.]?[0-9])")
+RESIDENT = re.compile(r"(?<![0-9])(?<![0-9][-.])([0-9]{6})( ?- ?| ?)([1-8][0-9]{6})(?![-.]?[0-9])")
 CENTURY = {"1": 1900, "2": 1900, "3": 2000, "4": 2000, "5": 1900, "6": 1900, "7": 2000, "8": 2000}  # 5 to 8: foreigners
 WEIGHTS = (2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5)
 # From this day on the last six digits are drawn at random (resident registration act, rules of enforcement, § 2).
 WITHOUT_CHECK_DIGIT = datetime.date(2020, 10, 5)
 
-MOBILE = r"01[016789][-.– ]?[0-9]{3,4}[-.– ]?[0-9]{4}"
-INTERNET = r"070[-.– ]?[0-9]{4}[-.– ]?[0-9]{4}|050[2-8][-.– ]?[0-9]{3,4}[-.– ]?[0-9]{4}"
-# Written with its area code and in three groups: without them it is any number.
-LANDLINE = r"(?:\(0(?:2|3[1-3]|4[1-4]|5[1-5]|6[1-4])\) ?|0(?:2|3[1-3]|4[1-4]|5[1-5]|6[1-4])(?:[-.–]|\) ?))[0-9]{3,4}[-.–][0-9]{4}"
-ABROAD = r"\+82[-.– ]?(?:\(0\)[-.– ]?)?(?:10|2|3[1-3]|4[1-4]|5[1-5]|6[1-4]|70)[-.– ]?[0-9]{3,4}[-.– ]?[0-9]{4}"
-PHONE = re.compile(rf"(?<![0-9])(?<![0-9][-.–,])(?:{MOBILE}|{INTERNET}|{LANDLINE}|{ABROAD})(?![-.–,]?[0-9])(?! ?원)")
+BETWEEN = "(?: ?[-.] ?| )"
+AREA = "0(?:2|3[1-3]|4[1-4]|5[1-5]|6[1-4])"
+# The prefix as 010-, (010) or 010), two more groups, of which a mobile's and an internet telephone's may be written as one.
+PREFIXED = rf"(?:(?:\({{0}}\)|{{0}}\)) ?-? ?|{{0}}{BETWEEN})[0-9]{{{{3,4}}}}"
+MOBILE = rf"{PREFIXED.format('(?:01[016789]|070|050[2-8])')}{BETWEEN}?[0-9]{{4}}"
+LANDLINE = rf"{PREFIXED.format(AREA)} ?[-.] ?[0-9]{{4}}|(?<![0-9] ){AREA} [0-9]{{3,4}} [0-9]{{4}}(?! [0-9])"
+# In one, or after seven digits: every other prefix begins all kinds of numbers.
+IN_ONE = "010[0-9]{4}[-.]?[0-9]{4}"
+ABROAD = (
+    rf"\+82{BETWEEN}?(?:\(0\){BETWEEN}?)?(?:[17]0|{AREA[1:]}){BETWEEN}?[0-9]{{3,4}}{BETWEEN}?[0-9]{{4}}"
+    rf"|82 ?- ?(?:[17]0|{AREA[1:]}) ?- ?[0-9]{{3,4}} ?- ?[0-9]{{4}}"
+)
+PHONE = re.compile(rf"(?<![0-9])(?<![0-9][-.,])(?:{MOBILE}|{LANDLINE}|{IN_ONE}|{ABROAD})(?![-.,]?[0-9])(?! ?원)")
 
 # As printed on cards (4-4-4-4, American Express 4-6-5, Diners 4-6-4), or 14 to 16 digits in one.
 CARD = re.compile(
-    r"(?<![0-9])(?<![0-9][-.,–])"
-    r"(?:[0-9]{4}([- –])[0-9]{4}\1[0-9]{4}\1[0-9]{1,4}(?:\1[0-9]{1,3})?|[0-9]{4}([- –])[0-9]{6}\2[0-9]{4,5}|[0-9]{14,16})"
-    r"(?![-.,–]?[0-9])(?!(?:\1|\2)[0-9])"
+    r"(?<![0-9])(?<![0-9][-.,])"
+    r"(?:[0-9]{4}([- ])[0-9]{4}\1[0-9]{4}\1[0-9]{1,4}(?:\1[0-9]{1,3})?|[0-9]{4}([- ])[0-9]{6}\2[0-9]{4,5}|[0-9]{14,16})"
+    r"(?![-.,]?[0-9])(?!(?:\1|\2)[0-9])"
 )
 # First digits and lengths of the networks: Visa, Mastercard, American Express, Diners, JCB, Discover and UnionPay, Korea alone.
 NETWORKS = re.compile(
@@ -72,8 +84,9 @@ def find(text: str) -> list[Found]:
     """Every number and address in the order of the text; none overlaps another."""
     found: list[Found] = []
     if NUMBER.search(text):
+        plain = text.translate(ASCII) if NOT_ASCII.search(text) else text  # as long as the text, so places are the same
         for pattern, kind_of in NUMBERS:
-            spans = ((kind_of(match), *match.span()) for match in pattern.finditer(text))
+            spans = ((kind_of(match), *match.span()) for match in pattern.finditer(plain))
             found += (Found(*span) for span in spans if span[0])
     if "@" in text:
         found += (Found("e-mail", *match.span()) for match in E_MAIL.finditer(text))
@@ -115,8 +128,9 @@ def _date(year: int, month: int, day: int) -> datetime.date | None:
         return None
 
 
-def _phone(match: re.Match) -> str:
-    return "phone"
+def _phone(match: re.Match) -> str | None:
+    """Only 0s and 1s with nothing but spaces between them are a number in base two."""
+    return "phone" if re.search("[^01 ]", match.group()) else None
 
 
 def _card(match: re.Match) -> str | None:

@@ -13,6 +13,7 @@ What else a source may have is an option of its reader (`text`, `id`, …). Reci
 laptop, open-ko, koen.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,7 +29,8 @@ SHIPPED = Path(__file__).parent / "recipes"
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """clean: rules that every text is given. filters: {name: threshold}, all of them. held_out: share of each language's bytes.
-    max_bytes: {language: bytes}. questions: files with evaluation questions, below the data folder; syllables: of an n-gram.
+    max_bytes: {language: bytes}. questions: files with evaluation questions, below the data folder. decontaminate: what
+    `Questions.read` is told beside them.
     """
 
     name: str
@@ -38,12 +40,19 @@ class Recipe:
     held_out: float = 0.01
     max_bytes: dict[str, int] = field(default_factory=dict)
     questions: tuple[str, ...] = ()
-    syllables: int | None = None
+    decontaminate: dict = field(default_factory=dict)
 
     def rules(self, source: Source) -> tuple[str, ...]:
         """The cleaning rules of a source, in their order: what every text is given, what its reader's texts need, its own."""
         wanted = {*self.clean, *clean.FOR_READER.get(source.reader, ()), *source.clean}
         return tuple(name for name in clean.CLEANERS if name in wanted)
+
+    def without(self, names: Sequence[str]) -> "Recipe":
+        """The same without some of its sources."""
+        unknown = sorted(set(names) - {s.name for s in self.sources})
+        if unknown:
+            raise InputError(f"{self.name} has no source {unknown[0]!r}; there are {', '.join(s.name for s in self.sources)}")
+        return replace(self, sources=tuple(s for s in self.sources if s.name not in names))
 
     def capped(self, size: int | None) -> "Recipe":
         """The same with at most `size` bytes of each language that has no cap of its own; None: no more caps."""
@@ -75,18 +84,21 @@ def parse(content, *, where: str) -> Recipe:
     fields = _checked(content, {
         "name": str, "sources": list, "clean": list, "filters": dict, "held-out": float, "max-bytes": dict, "decontaminate": dict,
     }, required=("name", "sources"), where=where)  # fmt: skip
-    against = _checked(fields.get("decontaminate", {}), {"files": list, "syllables": int}, where=f"{where}: decontaminate")
+    against = _checked(
+        fields.get("decontaminate", {}), {"files": list, "syllables": int, "share": float, "fields": list}, where=f"{where}: decontaminate"
+    )
     sources = tuple(_source(entry, f"{where}: source {number}") for number, entry in enumerate(fields["sources"], 1))
     _check_sources(sources, where)
     recipe = Recipe(
         name=fields["name"], sources=sources, clean=_rules(fields.get("clean", clean.USUAL), where),
         filters=filters.thresholds(fields.get("filters", {})), held_out=float(fields.get("held-out", 0.01)),
-        max_bytes=fields.get("max-bytes", {}), questions=tuple(against.get("files", ())), syllables=against.get("syllables"),
+        max_bytes=fields.get("max-bytes", {}), questions=_texts(against.get("files", []), where),
+        decontaminate={name: value for name, value in against.items() if name != "files"},
     )  # fmt: skip
     if not 0 <= recipe.held_out < 1:
         raise InputError(f"{where}: held-out is a share from 0 to below 1, found {recipe.held_out}")
     for language, size in recipe.max_bytes.items():
-        if language not in LANGUAGES or not isinstance(size, int) or size < 1:
+        if language not in LANGUAGES or not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise InputError(f"{where}: max-bytes is {{{'|'.join(LANGUAGES)}: bytes}}, found {language!r}: {size!r}")
     return recipe
 
@@ -96,32 +108,25 @@ def _source(entry, where: str) -> Source:
         "name": str, "reader": str, "path": (str, list), "licence": str, "language": str, "split": str, "priority": int, "weight": float,
         "clean": list,
     }  # fmt: skip
-    reader = readers.READERS.get(entry.get("reader") if isinstance(entry, dict) else None)
-    options = dict.fromkeys(reader.options, object) if reader else {}
-    needed = ("name", "reader", "licence", "language")
-    if reader is None and isinstance(entry, dict) and "reader" in entry:
-        raise InputError(f"{where}: no reader {entry['reader']!r}; there are {', '.join(readers.READERS)}")
-    fields = _checked(entry, known | options, required=needed, where=where)
+    name = entry.get("reader") if isinstance(entry, dict) else None
+    reader = readers.READERS.get(name) if isinstance(name, str) else None
+    if isinstance(name, str) and reader is None:
+        raise InputError(f"{where}: no reader {name!r}; there are {', '.join(readers.READERS)}")
+    options = dict.fromkeys(reader.options, (str, int, bool)) if reader else {}
+    fields = _checked(entry, known | options, required=("name", "reader", "licence", "language"), where=where)
     where = f"{where} ({fields['name']})"
     if fields["language"] not in LANGUAGES:
         raise InputError(f"{where}: language is one of {', '.join(LANGUAGES)}, found {fields['language']!r}")
-    path = fields.get("path", [])
-    path = (path,) if isinstance(path, str) else tuple(path)
-    if bool(path) != reader.needs_files:
-        raise InputError(
-            f"{where}: reader {fields['reader']} " + ("needs a path" if reader.needs_files else "reads no files: leave out path")
-        )
-    if "split" in fields and fields["split"] not in reader.splits and reader.splits != ("*",):
-        known_splits = f"the splits {', '.join(reader.splits)}" if reader.splits else "no splits"
-        raise InputError(f"{where}: reader {fields['reader']} knows {known_splits}, found {fields['split']!r}")
-    weight = float(fields.get("weight", 1.0))
+    path, weight = fields.get("path", []), float(fields.get("weight", 1.0))
     if not 0 <= weight <= 100:
         raise InputError(f"{where}: weight says how often each document is packed, 0 to 100, found {weight:g}")
-    return Source(
-        name=fields["name"], reader=fields["reader"], licence=fields["licence"], language=fields["language"], path=path,
-        split=fields.get("split"), priority=fields.get("priority", 1), weight=weight, clean=_rules(fields.get("clean", []), where),
-        options={name: fields[name] for name in options if name in fields},
+    source = Source(
+        name=fields["name"], reader=name, licence=fields["licence"], language=fields["language"],
+        path=(path,) if isinstance(path, str) else _texts(path, where), split=fields.get("split"), priority=fields.get("priority", 1),
+        weight=weight, clean=_rules(fields.get("clean", []), where), options={name: fields[name] for name in options if name in fields},
     )  # fmt: skip
+    readers.check(source)
+    return source
 
 
 def _check_sources(sources: tuple[Source, ...], where: str) -> None:
@@ -133,8 +138,15 @@ def _check_sources(sources: tuple[Source, ...], where: str) -> None:
         raise InputError(f"{where}: more than one source is called {', '.join(twice)}")
 
 
-def _rules(given, where: str) -> tuple[str, ...]:
-    unknown = [name for name in given if name not in clean.CLEANERS]
+def _texts(given: list, where: str) -> tuple[str, ...]:
+    for item in given:
+        if not isinstance(item, str):
+            raise InputError(f"{where}: a list of texts is needed, found {item!r} in it")
+    return tuple(given)
+
+
+def _rules(given: Sequence[str], where: str) -> tuple[str, ...]:
+    unknown = [name for name in _texts(list(given), where) if name not in clean.CLEANERS]
     if unknown:
         raise InputError(f"{where}: no cleaning rule {unknown[0]!r}; there are {', '.join(clean.CLEANERS)}")
     return tuple(given)
@@ -148,7 +160,7 @@ def _checked(content, types: dict, *, required=(), where: str) -> dict:
         if name not in types:
             raise InputError(f"{where}: unknown field {name!r}; there are {', '.join(types)}")
         expected = (int, float) if types[name] is float else types[name]
-        if not isinstance(value, expected) or (isinstance(value, bool) and types[name] is not object):
+        if not isinstance(value, expected) or (isinstance(value, bool) and types[name] != (str, int, bool)):
             raise InputError(f"{where}: {name} must be {_name(types[name])}, found {value!r}")
     missing = [name for name in required if name not in content]
     if missing:
@@ -157,5 +169,5 @@ def _checked(content, types: dict, *, required=(), where: str) -> dict:
 
 
 def _name(types) -> str:
-    plain = {str: "a text", int: "a whole number", float: "a number", list: "a list", dict: "a mapping"}
+    plain = {str: "a text", int: "a whole number", float: "a number", list: "a list", dict: "a mapping", bool: "true or false"}
     return " or ".join(plain[t] for t in (types if isinstance(types, tuple) else (types,)))

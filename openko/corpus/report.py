@@ -16,8 +16,12 @@ import jinja2
 import xxhash
 
 from openko import manifest
+from openko.corpus import parts
 from openko.errors import InputError
+from openko.shards import KIND as TOKEN_SHARDS
 
+# What a build says of a corpus.
+FACTS = ("recipe", "read", "faults", "cleaned", "rejected", "kept", "files", "examples", "questions", "warnings")
 EXAMPLES, EXCERPT, QUESTIONS, FAULTS_SHOWN = 3, 300, 20, 20
 # Decided after all filters, in this order; everything else that refuses a document is a filter.
 AFTER_FILTERS = ("contaminated", "exact-copy", "near-duplicate", "duplicate-id", "over-max-bytes")
@@ -74,8 +78,9 @@ def write(corpus: Path, out: Path | None = None, shards: list[Path] = ()) -> Pat
     Reads every rejected document, some 10 GB a minute.
     """
     corpus = Path(corpus)
-    made = manifest.read(corpus, "corpus", made_by="openko corpus build")
-    missing = [name for name in ("recipe", "read", "faults", "cleaned", "rejected", "kept", "files", "examples") if name not in made.facts]
+    made = manifest.read(corpus, parts.KIND, made_by="openko corpus build")
+    missing = [name for name in FACTS if name not in made.facts]
+    missing += [f"cleaned: {rule}: bytes" for rule, counts in made.facts.get("cleaned", {}).items() if "bytes" not in counts]
     if missing:
         raise InputError(f"{corpus / manifest.NAME}: facts without {', '.join(missing)}: make the corpus again by openko corpus build")
     packed = [_packed(Path(path), made, corpus) for path in shards]
@@ -91,6 +96,7 @@ def write(corpus: Path, out: Path | None = None, shards: list[Path] = ()) -> Pat
         cleaned_examples=facts["examples"].get("cleaned", {}), refused=_refused(facts), rejected=rejected, licences=licences(facts),
         faults=facts["faults"], shown_faults=shown_faults, checks=checks(facts, rejected.counts, faults), code=made.code,
         questions=sorted(rejected.questions.items(), key=lambda item: (-item[1], item[0]))[:QUESTIONS],
+        asked=facts["questions"], warnings=facts["warnings"],
     )  # fmt: skip
     out = corpus.with_name(f"{corpus.name}.html") if out is None else Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -128,12 +134,8 @@ def checks(facts: dict, rejected_lines: Counter, fault_lines: Counter) -> list[C
         gone = sum(c["documents"] for c in facts["rejected"].get(source, {}).values())
         read, left = (counts.get(source, {"documents": 0})["documents"] for counts in (facts["read"], kept))
         found.append(Check(f"{source}: read = kept + rejected (documents)", read, left + gone))
-    rules = facts["cleaned"].values()
-    if all("bytes" in counts for counts in rules):
-        after = _sum(kept)[1] + sum(bytes for _, bytes in _refused(facts).values())
-        found.append(
-            Check("bytes read = kept + rejected + what cleaning took", _sum(facts["read"])[1], after + sum(c["bytes"] for c in rules))
-        )
+    after = _sum(kept)[1] + sum(bytes for _, bytes in _refused(facts).values()) + sum(c["bytes"] for c in facts["cleaned"].values())
+    found.append(Check("bytes read = kept + rejected + what cleaning took", _sum(facts["read"])[1], after))
     # What a cap left out stands in no file: it would be a second corpus.
     listed = {(s, r): c["documents"] for s, reasons in facts["rejected"].items() for r, c in reasons.items() if r != "over-max-bytes"}
     lines = Counter({key: n for key, n in rejected_lines.items() if key[1] != "over-max-bytes"})
@@ -260,7 +262,7 @@ def _line(line: bytes, path: Path, place: int, fields: tuple[str, ...]) -> dict:
 
 
 def _packed(directory: Path, corpus: manifest.Manifest, where: Path) -> dict:
-    found = manifest.read(directory, "token-shards", made_by="openko corpus pack")
+    found = manifest.read(directory, TOKEN_SHARDS, made_by="openko corpus pack")
     if found.inputs.get("corpus", {}).get("content") != corpus.content:
         raise InputError(f"{directory} was not packed from {where} as it is: pack it again, or leave it out")
     return {"name": directory.name, "recipe": found.recipe, "facts": found.facts}

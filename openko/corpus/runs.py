@@ -1,6 +1,6 @@
 """What workers leave for the ordering: cleaned documents as JSON lines, sorted by the hash of their text, with an index.
 
-A run is two files: `NNN.jsonl`, one line a document, and `NNN.npy`, one ENTRY a document in the same order. A worker writes as
+A run is two files: `NNNNNN.jsonl`, one line a document, and `NNNNNN.npy`, one ENTRY a document in the same order. A worker writes as
 many runs as its piece of input needs, each from at most RUN_BYTES in memory. The order by hash is the corpus's own: it
 does not depend on files, workers or their order, equal texts meet in it, and any beginning of it is a fair sample.
 """
@@ -47,9 +47,9 @@ class RunWriter:
         order = np.lexsort((entries["id"], entries["low"], entries["high"]))
         entries = entries[order]
         entries["offset"] = np.cumsum(entries["length"], dtype=np.uint64) - entries["length"]
-        with open(self._directory / f"{self._runs:03d}.jsonl", "wb") as file:
+        with open(self._directory / f"{self._runs:06d}.jsonl", "wb") as file:
             file.writelines(self._lines[k] for k in order.tolist())
-        np.save(self._directory / f"{self._runs:03d}.npy", entries)
+        np.save(self._directory / f"{self._runs:06d}.npy", entries)
         self._lines, self._entries, self._held, self._runs = [], [], 0, self._runs + 1
 
 
@@ -59,7 +59,7 @@ class Runs:
     def __init__(self, directories: Iterable[Path], priorities: Sequence[int]):
         """priorities: of the sources, by their numbers."""
         self._priorities = np.array(priorities)
-        self._paths = sorted(path for directory in directories for path in directory.glob("[0-9][0-9][0-9].npy"))
+        self._paths = sorted(path for directory in directories for path in directory.glob("*.npy"))
 
     def entries(self, low: int = 0, high: int = 1 << 64) -> tuple[np.ndarray, np.ndarray]:
         """ENTRYs whose `high` is in [low, high), with the number of each one's run; sorted by hash, then priority, then id."""
@@ -72,12 +72,6 @@ class Runs:
         found, runs = np.concatenate(found), np.concatenate(runs)
         order = np.lexsort((found["id"], self._priorities[found["source"]], found["low"], found["high"]))
         return found[order], runs[order]
-
-    def ids(self) -> np.ndarray:
-        """xxh3_64 of the id of every document, uint64, sorted; 8 bytes a document are the most that is held of the whole corpus."""
-        ids = np.concatenate([np.empty(0, np.uint64), *(np.load(path, mmap_mode="r")["id"] for path in self._paths)])
-        ids.sort()
-        return ids
 
     def lines(self, entries: np.ndarray, runs: np.ndarray) -> list[bytes]:
         """The lines of some entries, in their order. What lies between them in a run is read too, so they should be neighbours."""

@@ -74,9 +74,9 @@ def _encodable(found: Text | Fault) -> Text | Fault:
 def _cleaned(found: Text, source: Source, rules: tuple[str, ...], tally: Tally) -> Document:
     text, touched = clean.clean(found.text, rules)
     _count(tally.read, found.text)
-    for rule, changes in touched.items():
+    for rule, shorter in touched.items():
         tally.cleaned[rule]["documents"] += 1
-        tally.cleaned[rule]["changes"] += changes
+        tally.cleaned[rule]["bytes"] += shorter
         if len(tally.examples[rule]) < EXAMPLES:
             tally.examples[rule].append({"id": found.place} | _example(found.text, rules, rule))
     name = f"{source.name}/{found.own_id or found.place}"

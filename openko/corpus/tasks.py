@@ -16,17 +16,22 @@ def run(
     work: Callable[..., dict], tasks: Sequence[tuple], results: Path, *, sizes: Sequence[float] | None = None, workers: int = 1, what: str,
     say: Callable[[str], None] = print,
 ) -> list[dict]:  # fmt: skip
-    """work(*task) of every task, in their order: plain JSON data, which also lies in results/NNNNN.json.
+    """work(*task) of every task, in their order: plain JSON data, which also lies in results/.
 
     A task whose result is there is not done again, so `work` must have its files under their final names when it returns; what
-    it left when it was cut off it must write anew. sizes: how much work each is, for the time left. work: a function
+    it left when it was cut off it must write anew. sizes: bytes of each, for their order and the time left. work: a function
     of a module, for it goes to other processes; with one worker it runs in this one.
     """
     results.mkdir(parents=True, exist_ok=True)
-    paths = [results / f"{number:05d}.json" for number in range(len(tasks))]
-    waiting = [number for number, path in enumerate(paths) if not path.exists()]
+    # What was asked is part of the name: a result of other pieces of the input is not taken for this one's.
+    paths = [results / f"{number:05d}-{manifest.digest(repr(task))[:12]}.json" for number, task in enumerate(tasks)]
     sizes = list(sizes or [1.0] * len(tasks))
+    # The longest first, so that none is left alone at the end.
+    waiting = sorted((number for number, path in enumerate(paths) if not path.exists()), key=lambda number: -sizes[number])
     whole, done, progress = sum(sizes[n] for n in waiting) or 1.0, 0.0, Progress(say)
+
+    if whole > 5e7:
+        say(f"{what}: {len(waiting)} of {len(tasks)} parts to do")
 
     def finished(number: int) -> None:
         nonlocal done
@@ -46,7 +51,7 @@ def _in_processes(work, tasks, paths, waiting: list[int], workers: int, finished
     # Spawned, not forked: a notebook's process may hold jax, whose threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context) as pool:
-        # The longest first, so that none is left alone at the end; and few at once, so that an error stops the rest.
+        # Few at once, so that an error stops the rest.
         running, queue = {}, list(reversed(waiting))
         try:
             while queue or running:

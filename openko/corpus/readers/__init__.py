@@ -13,7 +13,7 @@ from openko.corpus.readers import aihub, archives, files, lines, modu, parquet, 
 from openko.corpus.readers.files import find_files
 from openko.errors import InputError
 
-__all__ = ["ANY_SPLIT", "READERS", "Reader", "find_files", "pieces", "read"]
+__all__ = ["ANY_SPLIT", "READERS", "Reader", "check", "find_files", "pieces", "read"]
 
 ANY_SPLIT = ("*",)
 
@@ -22,7 +22,8 @@ ANY_SPLIT = ("*",)
 class Reader:
     """pieces: how files, relative to the data folder, are divided. read: a piece of a source as texts and faults, the data folder last.
 
-    options: names in Source.options that it knows. splits: published splits that it knows, ANY_SPLIT if the data says which.
+    options: names in Source.options that it knows; none is a field of Source, for a recipe writes both side by side.
+    splits: published splits that it knows, ANY_SPLIT if the data says which.
     """
 
     pieces: Callable[[Source, list[Path], Path], list[Piece]]
@@ -37,7 +38,7 @@ READERS = {
     "text": Reader(lines.text_pieces, lines.read_text_file, options=("separator",)),
     "parquet": Reader(parquet.pieces, parquet.read, options=("text", "id")),
     "hub": Reader(
-        parquet.hub_pieces, parquet.read_hub, options=("dataset", "name", "revision", "text", "id"), splits=ANY_SPLIT, needs_files=False
+        parquet.hub_pieces, parquet.read_hub, options=("dataset", "config", "revision", "text", "id"), splits=ANY_SPLIT, needs_files=False
     ),
     "wikipedia": Reader(wikipedia.pieces, wikipedia.read),
     "aihub": Reader(aihub.pieces, aihub.read, options=("text", "json", "questions"), splits=aihub.SPLITS),
@@ -51,7 +52,7 @@ READERS = {
 def pieces(source: Source, found: list[Path], data: Path) -> list[Piece]:
     """The pieces of a source's files, in the files' order. found: as `find_files` gives them. Refused: what the reader does not know."""
     reader = _reader(source)
-    _check(source, reader)
+    check(source)
     return reader.pieces(source, found, Path(data))
 
 
@@ -66,7 +67,9 @@ def _reader(source: Source) -> Reader:
     return READERS[source.reader]
 
 
-def _check(source: Source, reader: Reader) -> None:
+def check(source: Source) -> None:
+    """Options, split and path of a source against what its reader knows."""
+    reader = _reader(source)
     unknown = sorted(set(source.options) - set(reader.options))
     if unknown:
         known = f"it knows {', '.join(reader.options)}" if reader.options else "it knows none"

@@ -5,6 +5,7 @@ is no running text. Validation splits are left to evaluation by `split: train`.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,9 +43,14 @@ FORMS = (
     Form("", ("원문",)),
 )
 
-TRAIN = re.compile(r"(?<![a-z])train(?:ing)?(?![a-z])", re.IGNORECASE), re.compile(r"\[?T[LS](?![A-Za-z])")
-VALIDATION = re.compile(r"(?<![a-z])(?:validation|valid|val|dev)(?![a-z])", re.IGNORECASE), re.compile(r"\[?V[LS](?![A-Za-z])")
-TEST = re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE), re.compile(r"(?!)")
+WORDS = {
+    "train": re.compile(r"(?<![a-z])train(?:ing)?(?![a-z])", re.IGNORECASE),
+    "validation": re.compile(r"(?<![a-z])(?:validation|valid|val|dev)(?![a-z])", re.IGNORECASE),
+    "test": re.compile(r"(?<![a-z])test(?![a-z])", re.IGNORECASE),
+}
+# Korean words must be the whole name, as in 1.학습 or [검증데이터].zip: in others, 학습 is what the data is about (기계학습) or for.
+KOREAN = re.compile(r"[\d\W_]*(?:(?P<train>학습)|(?P<validation>검증)|(?P<test>시험))(?:[ _]?(?:데이터|셋|세트))?[\d\W_]*(?:zip|json|txt)?")
+MARK = re.compile(r"\[?(?:(?P<train>T[LS])|(?P<validation>V[LS]))(?![A-Za-z])")
 
 
 def pieces(source: Source, found: list[Path], data: Path) -> list[Piece]:
@@ -58,21 +64,37 @@ def pieces(source: Source, found: list[Path], data: Path) -> list[Piece]:
 
 
 def read(piece: Piece, source: Source, data: Path) -> Iterator[Text | Fault]:
-    forms = _forms(source)
+    """The documents of a piece; members of another split than the source's are one Fault that says how many there are."""
+    forms, disk = _forms(source), files.place(piece.file)
+    if source.split is not None and (here := _named(disk)) not in (None, source.split):
+        if piece.start == 0:
+            yield Fault("other-split", disk, f"{archives.count(piece, data):,} members of {here}")
+        return
+    others = Counter()
     for content in archives.contents(piece, data):
         if isinstance(content, Fault):
             yield content
-        elif source.split is None or source.split == split_of(content.place):
+        elif source.split in (None, split_of(disk, content.place.removeprefix(disk))):
             yield from files.guarded(_documents(content, forms, source), content.place)
+        else:
+            others[content.place.rpartition("!")[0] or content.place] += 1
+    for place, number in others.items():
+        yield Fault("other-split", place, f"{number:,} members of the members {piece.start} to {piece.stop or 'the last'}")
 
 
-def split_of(place: str) -> str:
-    """The split of a file or member: by the innermost part of its path that names one. Where none does it is train."""
-    for part in reversed(re.split("[/!]", place)):
-        for split, (word, mark) in zip(SPLITS, (TRAIN, VALIDATION, TEST), strict=True):
-            if word.search(part) or mark.match(part):
-                return split
-    return "train"
+def split_of(disk: str, member: str = "") -> str:
+    """The split of a file, or of a member of one: as its path on disk says; where that says nothing, as the member's name does;
+    where neither does, train. The innermost part that names a split counts."""
+    return _named(disk) or _named(member) or "train"
+
+
+def _named(path: str) -> str | None:
+    for part in reversed(re.split("[/!]", path)):
+        named = KOREAN.fullmatch(part) or MARK.match(part)
+        split = named.lastgroup if named else next((split for split in SPLITS if WORDS[split].search(part)), None)
+        if split:
+            return split
+    return None
 
 
 def _documents(content: Content, forms: tuple[Form, ...], source: Source) -> Iterator[Text | Fault]:

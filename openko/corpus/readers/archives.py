@@ -18,7 +18,7 @@ from openko.corpus.document import Fault, Piece, Source
 from openko.corpus.readers import files
 from openko.corpus.readers.files import Content, Unreadable
 
-MOST_BYTES = 2 << 30  # of an unpacked member
+MOST_BYTES = 2 << 30  # of an unpacked member, unless it is an archive that can be read where it lies
 MOST_RATIO = 200  # unpacked to packed: text is packed to a third or, where it repeats itself, to a fiftieth
 SMALL = 64 << 20  # bytes: what unpacks to less is no danger, whatever its ratio
 
@@ -36,6 +36,11 @@ class Member:
     info: zipfile.ZipInfo
     start: int | None = None
 
+    @property
+    def lies_open(self) -> bool:
+        """Whether it is an archive that was packed as it is, so that its members can be read without unpacking it."""
+        return _is_zip(self.info.filename) and self.info.compress_type == zipfile.ZIP_STORED
+
     def refused(self) -> tuple[str, str] | None:
         """The reason, one of FAULTS, and what was found, if the member must not be opened.
 
@@ -44,8 +49,10 @@ class Member:
         packed, unpacked = self.info.compress_size, self.info.file_size
         if self.name.startswith("/") or re.match("[A-Za-z]:", self.name) or ".." in self.name.split("/"):
             return "escaping-path", f"the name is {self.name!r}"
-        if unpacked > min(MOST_BYTES, max(SMALL, MOST_RATIO * packed)):
+        if unpacked > max(SMALL, MOST_RATIO * packed):
             return "zip-bomb", f"{packed:,} bytes that say they unpack to {unpacked:,}"
+        if unpacked > MOST_BYTES and not self.lies_open:
+            return "too-large", f"it unpacks to {unpacked:,} bytes: unpack it and name the folder in the recipe"
         if self.info.flag_bits & ENCRYPTED:
             return "unreadable-member", "it is encrypted"
         return None
@@ -59,6 +66,7 @@ class Archive:
         size = file.seek(0, io.SEEK_END)
         try:
             self.zip = zipfile.ZipFile(file)
+            _check_directory(self.zip, file)
             self.members = _members((info, None) for info in self.zip.infolist())
         except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, struct.error) as problem:
             self.members, lost = _recovered(file, size)
@@ -85,11 +93,48 @@ class Archive:
             else:
                 self.file.seek(member.start)
                 inner = zipfile.ZipExtFile(self.file, "r", member.info)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, struct.error) as problem:
+        except (*files.DAMAGE, NotImplementedError, RuntimeError, struct.error) as problem:
             method = METHODS.get(member.info.compress_type)
             about = f"{method}: unpack it with a program that can, and name the folder in the recipe" if method else str(problem)
             raise Unreadable("unreadable-member", about) from None
         return files.checked(inner)
+
+    def part(self, member: Member) -> BinaryIO:
+        """The bytes of a member that lies open, where they are in the archive."""
+        if refused := member.refused():
+            raise Unreadable(*refused)
+        start = member.start
+        if start is None:
+            self.file.seek(member.info.header_offset)
+            header = self.file.read(LOCAL.size)
+            if len(header) < LOCAL.size or not header.startswith(b"PK\x03\x04"):
+                raise Unreadable("unreadable-member", f"no member begins at byte {member.info.header_offset:,}, where the directory has it")
+            start = member.info.header_offset + LOCAL.size + sum(LOCAL.unpack(header)[-2:])
+        return io.BufferedReader(_Part(self.file, start, member.info.compress_size), files.BUFFER)
+
+
+class _Part(io.RawIOBase):
+    """Some bytes of a file as a file. It can be read by turns with other parts: each seeks before it reads."""
+
+    def __init__(self, file: BinaryIO, start: int, size: int):
+        self.file, self.start, self.size, self.at = file, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.size}[whence])
+        return self.at
+
+    def readinto(self, buffer) -> int:
+        self.file.seek(self.start + self.at)
+        data = self.file.read(max(0, min(len(buffer), self.size - self.at)))
+        buffer[: len(data)] = data
+        self.at += len(data)
+        return len(data)
 
 
 def _members(infos: Iterable[tuple[zipfile.ZipInfo, int | None]]) -> list[Member]:
@@ -173,24 +218,39 @@ def contents(piece: Piece, data: Path) -> Iterator[Content | Fault]:
             yield Content(inside, member.info.file_size, functools.partial(archive.open, member))
 
 
+def _check_directory(opened: zipfile.ZipFile, file: BinaryIO) -> None:
+    """A zip that was cut off behind a stored inner zip ends in that one's directory, which zipfile then takes for the whole's."""
+    file.seek(0)
+    if file.read(4) == b"PK\x03\x04" and min((info.header_offset for info in opened.infolist()), default=1) > 0:
+        raise zipfile.BadZipFile("its directory is that of an archive inside of it")
+
+
 def _nested(archive: Archive, member: Member, place: str) -> Iterator[Content | Fault]:
-    with tempfile.SpooledTemporaryFile(files.PIECE_BYTES) as copy:
-        try:
-            with archive.open(member) as file:
-                while part := file.read(files.BUFFER):
-                    copy.write(part)
-        except Unreadable as problem:
-            yield Fault(problem.reason, place, problem.detail)
-            return
-        inner = Archive(copy)
-        if inner.fault:
-            yield Fault(inner.fault[0], place, inner.fault[1])
-        for found in inner.members:
-            inside = f"{place}!{found.name}"
-            if _is_zip(found.info.filename):
-                yield Fault("unknown-form", inside, "an archive in an archive in an archive: unpack the outer one")
-            else:
-                yield Content(inside, found.info.file_size, functools.partial(inner.open, found))
+    try:
+        with archive.part(member) if member.lies_open else tempfile.SpooledTemporaryFile(files.PIECE_BYTES) as file:
+            if not member.lies_open:
+                with archive.open(member) as packed:
+                    while part := packed.read(files.BUFFER):
+                        file.write(part)
+            yield from _inside(Archive(file), place)
+    except Unreadable as problem:
+        yield Fault(problem.reason, place, problem.detail)
+
+
+def _inside(inner: Archive, place: str) -> Iterator[Content | Fault]:
+    if inner.fault:
+        yield Fault(inner.fault[0], place, inner.fault[1])
+    for found in inner.members:
+        inside = f"{place}!{found.name}"
+        if _is_zip(found.info.filename):
+            yield Fault("unknown-form", inside, "an archive in an archive in an archive: unpack the outer one")
+        else:
+            yield Content(inside, found.info.file_size, functools.partial(inner.open, found))
+
+
+def count(piece: Piece, data: Path) -> int:
+    """How many members the archive of a piece has; 1 of a file that is no archive."""
+    return len(_opened(data / piece.file).members) if _is_zip(piece.file.name) else 1
 
 
 def _is_zip(name: str) -> bool:

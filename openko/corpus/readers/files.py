@@ -8,6 +8,7 @@ import re
 import unicodedata
 import zipfile
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import translate
@@ -74,7 +75,7 @@ def find_files(source: Source, data: Path) -> list[Path]:
     """Files below `data` that the source's patterns name, each once, sorted by place. Relative to `data`, as the disk spells them.
 
     Only * ? and ** are special, so "[라벨]" means itself. Names are compared in NFC, for macOS writes them in NFD. Names that
-    begin with a dot are found only by patterns that do. ** does not follow links, which may lead in circles.
+    begin with a dot are found only by patterns that do. ** follows links to folders, but goes into each folder once.
     """
     data, found = Path(data), set()
     for pattern in source.path:
@@ -92,26 +93,52 @@ def find_files(source: Source, data: Path) -> list[Path]:
 
 def _matching(folder: Path, inside: Path, parts: tuple[str, ...]) -> Iterator[Path]:
     """Files in `folder` whose names match; inside: the folder below the data folder."""
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as problem:
-        raise InputError(f"{folder} cannot be looked into: {problem.strerror}") from None
     first, rest = parts[0], parts[1:]
     if first == "**":
-        yield from _matching(folder, inside, rest or ("*",))
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
-                yield from _matching(folder / entry.name, inside / entry.name, parts)
+        for below in _folders(folder):
+            yield from _matching(folder / below, inside / below, rest or ("*",))
         return
     fits = re.compile(translate(first.replace("[", "[[]"))).match  # a bracket in brackets means itself
-    for entry in entries:
+    for entry in _entries(folder):
         name = readable(entry.name)
         if not fits(name) or (name.startswith(".") and not first.startswith(".")):
             continue
-        if rest and entry.is_dir():
+        if rest and _is_folder(entry):
             yield from _matching(folder / entry.name, inside / entry.name, rest)
-        elif not rest and entry.is_file():
+        elif not rest and _is_file(entry):
             yield inside / entry.name
+
+
+def _folders(top: Path) -> Iterator[Path]:
+    """`top` and the folders below it, relative to it, each once, so that links in a circle end. Links come last, for a folder to be
+    found by a name of its own where it has one."""
+    folders, links, seen = [Path()], deque(), set()
+    while folders or links:
+        here = folders.pop() if folders else links.popleft()
+        found = os.stat(top / here)
+        if (found.st_dev, found.st_ino) in seen:
+            continue
+        seen.add((found.st_dev, found.st_ino))
+        yield here
+        for entry in _entries(top / here):
+            if _is_folder(entry) and not entry.name.startswith("."):
+                (links if entry.is_symlink() else folders).append(here / entry.name)
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    try:
+        return sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as problem:
+        raise InputError(f"{folder} cannot be looked into: {problem.strerror}") from None
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    return os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Links are asked by their path: entry.is_dir() raises for one that leads to itself."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def _nearest(data: Path, parts: tuple[str, ...]) -> str:
@@ -279,7 +306,7 @@ def utf_16(head: bytes) -> bool:
 
 
 def encoding(head: bytes) -> str:
-    """ "utf-8" or "cp949": the one that all of `head` is in, else the one that more of its lines are in."""
+    """ "utf-8" or "cp949": the one that all of `head` is in, else the one that more of its lines, or of its bytes, are in."""
     counts = {}
     for name in ("utf-8", "cp949"):
         try:
@@ -288,6 +315,8 @@ def encoding(head: bytes) -> str:
         except UnicodeDecodeError:
             lines = [line for line in head.split(b"\n") if not line.isascii()]
             counts[name] = sum(map(_is_in, lines, [name] * len(lines)))
+    if counts["cp949"] == counts["utf-8"]:  # as in JSON that is all one line: the one that has fewer bytes wrong
+        counts = {name: -head.decode(name, "replace").count("\ufffd") for name in counts}
     return "cp949" if counts["cp949"] > counts["utf-8"] else "utf-8"
 
 
@@ -302,12 +331,13 @@ def _is_in(line: bytes, name: str) -> bool:
 class _AsUtf8(io.RawIOBase):
     """A stream in another encoding as UTF-8.
 
-    Half a surrogate pair in UTF-16 becomes what is no UTF-8 either, so that its line is found out later, and its line alone.
+    Half a surrogate pair in UTF-16, or a wrong byte, becomes what is no UTF-8 either, so that it is found out where it stands.
     """
 
     def __init__(self, inner: BinaryIO, encoding: str):
         self.inner, self.encoding, self.waiting, self.ended = inner, encoding, b"", False
-        self.decoder = codecs.getincrementaldecoder(encoding)("surrogatepass" if encoding == "utf-16" else "strict")
+        self.errors = "surrogatepass" if encoding == "utf-16" else "surrogateescape"
+        self.decoder = codecs.getincrementaldecoder(encoding)(self.errors)
 
     def readable(self) -> bool:
         return True
@@ -320,7 +350,7 @@ class _AsUtf8(io.RawIOBase):
                 text = self.decoder.decode(data, final=self.ended)
             except UnicodeDecodeError as problem:
                 raise Unreadable("wrong-encoding", f"{problem.object[problem.start]:#04x} where {self.encoding} has none") from None
-            self.waiting = text.encode("utf-8", "surrogatepass")
+            self.waiting = text.encode("utf-8", self.errors)
         part, self.waiting = self.waiting[: len(buffer)], self.waiting[len(buffer) :]
         buffer[: len(part)] = part
         return len(part)
@@ -330,13 +360,21 @@ class _AsUtf8(io.RawIOBase):
         super().close()
 
 
-def decode(data: bytes) -> str:
-    """All of a file's bytes as text: UTF-8, UTF-16 with its mark, or cp949."""
+def decode(data: bytes) -> tuple[str, str | None]:
+    """All of a file's bytes as text (UTF-8, UTF-16 with its mark, or cp949), and where a byte is wrong, if one is.
+
+    Wrong bytes become halves of surrogate pairs, which no encoding has: only the documents that hold one will be refused.
+    """
     name = "utf-16" if utf_16(data) else encoding(data[:HEAD])
+    name = "utf-8-sig" if name == "utf-8" else name
     try:
-        return data.decode("utf-8-sig" if name == "utf-8" else name)
+        return data.decode(name), None
     except UnicodeDecodeError as problem:
-        raise Unreadable("wrong-encoding", _where(problem)) from None
+        wrong = _where(problem)
+    try:
+        return data.decode(name, "surrogatepass" if name == "utf-16" else "surrogateescape"), wrong
+    except UnicodeDecodeError:
+        raise Unreadable("wrong-encoding", wrong) from None
 
 
 def as_utf8(content: Content) -> BinaryIO:

@@ -17,6 +17,7 @@ from openko.corpus.readers.files import Content
 
 HELD = 32 << 20  # bytes: smaller JSON is held in memory, where it takes up to nine times as much; larger is streamed, as fast
 LENIENT = 256 << 20  # bytes: JSON up to here is held all the same where it cannot be streamed, for it to be read leniently
+INSIDE = ("map_key", "start_map", "start_array")  # what ijson tells of before a value has ended
 LOOKED_AT = 100  # documents by which the form of a file is told
 
 # Strings are matched, so that no comma inside them goes; unfinished ones too, for the time to stay linear.
@@ -44,18 +45,20 @@ class Form:
     def document_path(self) -> paths.Path:
         return paths.parse(self.documents)
 
-    def read(self, document, place: str) -> Text | Fault:
+    def read(self, document, place: str) -> list[Text | Fault]:
+        """The text of a document, and what was lost of it; or what is wrong with the whole."""
         own_id = paths.read_id(document, paths.parse(self.id)) if self.id else None
         if self.turns is not None:
-            try:
-                talk = conversation(paths.parse(self.turns).each(document), paths.parse(self.speaker), paths.parse(self.text[0]))
-            except paths.WrongType as problem:
-                return Fault("wrong-type", place, str(problem))
-            if talk is None:
-                return Fault("missing-field", place, f"no text at {self.turns}.{self.text[0]}")
-            return paths.checked(talk, place, own_id)
+            return self._talk(document, place, own_id)
         found = paths.read_text(document, self._text_path(document), place, own_id)
-        return self._with_more(found, document) if self.also and isinstance(found, Text) else found
+        return [self._with_more(one, document) if self.also and isinstance(one, Text) else one for one in found]
+
+    def _talk(self, document, place: str, own_id: str | None) -> list[Text | Fault]:
+        lost = paths.Lost(paths.parse(self.text[0]))
+        talk = conversation(paths.parse(self.turns).each(document), paths.parse(self.speaker), lost)
+        if talk is not None:
+            return [paths.checked(talk, place, own_id), *lost.faults(place)]
+        return lost.faults(place) or [Fault("missing-field", place, f"no text at {self.turns}.{self.text[0]}")]
 
     def _text_path(self, document) -> paths.Path:
         tried = [paths.parse(written) for written in self.text]
@@ -66,12 +69,15 @@ class Form:
         return found._replace(text="\n".join([found.text, *(line for line in lines if isinstance(line, str))]))
 
 
-def conversation(turns: Iterator, speaker: paths.Path, text: paths.Path) -> str | None:
-    """A line for each turn: what one speaker says in utterances that follow each other, with spaces between."""
+def conversation(turns: Iterator, speaker: paths.Path, utterances: paths.Lost) -> str | None:
+    """A line for each turn: what one speaker says in utterances that follow each other, with spaces between.
+
+    utterances: the path to the text of an utterance; it is told of those that have none.
+    """
     lines: list[str] = []
     last = None
     for turn in turns:
-        said = text.text(turn)
+        said = utterances.item(turn, utterances.path.steps)
         if not said:
             continue
         now = next(speaker.each(turn), None)
@@ -91,31 +97,38 @@ def read(content: Content, forms: Sequence[Form]) -> Iterator[Text | Fault]:
 # ── held in memory ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _held(content: Content, forms: Sequence[Form]) -> Iterator[Text | Fault]:
+def _held(content: Content, forms: Sequence[Form], done: int = 0) -> Iterator[Text | Fault]:
+    """done: how many documents were read before."""
     roots, problem = _load(content)
     form = _fitting(lambda form: itertools.chain.from_iterable(map(form.document_path.each, roots)), forms)
     if form:
-        numbers = itertools.count()
+        position, empty = 0, []
         for number, root in enumerate(roots):
-            empty = True
+            before = position
             for document in form.document_path.each(root):
-                yield form.read(document, f"{content.place}#{next(numbers)}")
-                empty = False
-            if empty:
-                yield Fault(
-                    "unknown-form", content.place, f"object {number} has nothing at {form.documents!r}, where the first ones have documents"
-                )
+                if position >= done:
+                    yield from form.read(document, f"{content.place}#{position}")
+                position += 1
+            if position == before:
+                empty.append(number)
+        yield from _without_documents(content, form, empty)
     elif not problem:
         yield Fault("unknown-form", content.place, f"no text where it is looked for; there are {_outline(roots)}")
     if problem:
         yield problem
 
 
+def _without_documents(content: Content, form: Form, numbers: Iterable[int]) -> Iterator[Fault]:
+    for number in numbers:
+        about = f"object {number} has nothing at {form.documents!r}, where others have documents"
+        yield Fault("unknown-form", content.place, about)
+
+
 def _fitting(documents: Callable[[Form], Iterable], forms: Sequence[Form]) -> Form | None:
     """The first form by which a document has text; else the first by which one has something else in its place."""
     for reasons in (("empty",), ("empty", "wrong-type")):
         for form in forms:
-            tried = (form.read(document, "") for document in itertools.islice(documents(form), LOOKED_AT))
+            tried = (found for document in itertools.islice(documents(form), LOOKED_AT) for found in form.read(document, ""))
             if any(isinstance(found, Text) or found.reason in reasons for found in tried):
                 return form
     return None
@@ -127,13 +140,16 @@ def _load(content: Content) -> tuple[list, Fault | None]:
         data = file.read()
     if not data or data.isspace():
         return [], Fault("empty", content.place, f"{len(data)} bytes, none of which is to be seen")
+    wrong = None
     try:
         values, problem = [orjson.loads(data)], None
     except orjson.JSONDecodeError:
-        text = files.decode(data)
+        text, wrong = files.decode(data)
         values, problem = lenient(text)
     roots = [item for value in values for item in (value if isinstance(value, list) else [value])]
-    return roots, Fault("invalid-json", content.place, problem) if problem else None
+    if not problem:
+        return roots, None
+    return roots, Fault("invalid-json", content.place, f"{problem}; {wrong}" if wrong else problem)
 
 
 def lenient(text: str) -> tuple[list, str | None]:
@@ -190,7 +206,7 @@ def _streamed(content: Content, forms: Sequence[Form]) -> Iterator[Text | Fault]
                 first = list(itertools.islice(documents, LOOKED_AT))
                 whole = [document for document in first if not isinstance(document, ijson.JSONError)]
                 if form := _fitting(lambda form, whole=whole: whole, candidates):
-                    yield from _one_by_one(content, form, itertools.chain(first, documents))
+                    yield from _one_by_one(content, form, prefix, itertools.chain(first, documents))
                     return
     except ijson.JSONError as problem:
         yield from _not_strict(content, forms, problem)
@@ -210,12 +226,30 @@ def _strict(file: BinaryIO, prefix: str) -> Iterator:
         yield problem
 
 
-def _one_by_one(content: Content, form: Form, documents: Iterator) -> Iterator[Text | Fault]:
+def _one_by_one(content: Content, form: Form, prefix: str, documents: Iterator) -> Iterator[Text | Fault]:
     for number, document in enumerate(documents):
         if isinstance(document, ijson.JSONError):
             yield from _not_strict(content, (form,), document, done=number)
-        else:
-            yield form.read(document, f"{content.place}#{number}")
+            return
+        yield from form.read(document, f"{content.place}#{number}")
+    if form.documents:
+        yield from _without_documents(content, form, _empty_roots(content, prefix))
+
+
+def _empty_roots(content: Content, prefix: str) -> Iterator[int]:
+    """Numbers of the objects at the root, or in a list there, that have nothing at `prefix`. A second way through the file, which
+    takes as long as the first: the first sees the documents alone, and not where one root ends."""
+    number, end, full = 0, "", False  # end: the prefix of the value that ends a root
+    with files.as_utf8(content) as file:
+        for here, event, _ in ijson.parse(file, use_float=True, multiple_values=True):
+            if here == prefix:
+                full = True
+            if here == "" and event in ("start_array", "end_array"):
+                end = "item" if event == "start_array" else ""
+            elif here == end and event not in INSIDE:
+                if not full:
+                    yield number
+                number, full = number + 1, False
 
 
 def _not_strict(content: Content, forms: Sequence[Form], problem: ijson.JSONError, done: int = 0) -> Iterator[Text | Fault]:
@@ -224,12 +258,7 @@ def _not_strict(content: Content, forms: Sequence[Form], problem: ijson.JSONErro
         about = f"read one document at a time, which must be strict JSON: {problem}"
         yield Fault("invalid-json", content.place, " ".join(about.split())[:300])
         return
-    read = 0
-    for found in _held(content, forms):
-        of_a_document = found.place != content.place
-        read += of_a_document
-        if read > done or not of_a_document:
-            yield found
+    yield from _held(content, forms, done)
 
 
 def _first_list(content: Content, lists: dict) -> str | None:

@@ -28,7 +28,10 @@ def jsonl(content: Content, options: dict, start: int = 0, stop: int | None = No
             continue
         place = f"{content.place}#{offset}"
         record = _record(line, lines, place)
-        yield record if isinstance(record, Fault) else paths.read_text(record, text, place, paths.read_id(record, own_id))
+        if isinstance(record, Fault):
+            yield record
+        else:
+            yield from paths.read_text(record, text, place, paths.read_id(record, own_id))
 
 
 def _record(line: bytes | None, lines: Lines, place: str) -> dict | Fault:

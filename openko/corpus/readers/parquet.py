@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow
+
 from openko.corpus.document import Fault, Piece, Source, Text
 from openko.corpus.readers import files, paths
 from openko.errors import InputError
 
 ROWS = 1000  # that are held at once
-DAMAGE = (OSError, ValueError)  # ArrowInvalid is a ValueError
+DAMAGE = (OSError, ValueError, pyarrow.ArrowException)
 
 
 def pieces(source: Source, found: list[Path], data: Path) -> list[Piece]:
@@ -75,7 +77,7 @@ def _rows(table, piece: Piece, source: Source, place: str) -> Iterator[Text | Fa
             if isinstance(record, str):
                 yield Fault("wrong-encoding", here, record)
             else:
-                yield paths.read_text(record, text, here, paths.read_id(record, own_id))
+                yield from paths.read_text(record, text, here, paths.read_id(record, own_id))
 
 
 def _record(batch, row: int) -> dict | str:
@@ -99,33 +101,50 @@ def read_hub(piece: Piece, source: Source, data: Path) -> Iterator[Text | Fault]
     """A document for each row; its position is "<file>.<row>", both counted from 0."""
     text, own_id = _fields(source)
     stream = _stream(source, data)
-    name, revision = source.options.get("name"), source.options.get("revision")
-    place = source.options["dataset"] + (f"@{revision}" if revision else "") + (f"/{name}" if name else "") + f"/{source.split}"
-    rows = stream.shard(num_shards=stream.num_shards, index=piece.start)
+    config, revision = source.options.get("config"), source.options.get("revision")
+    place = source.options["dataset"] + (f"@{revision}" if revision else "") + (f"/{config}" if config else "") + f"/{source.split}"
     try:
+        rows = stream.shard(num_shards=stream.num_shards, index=piece.start)
         for number, record in enumerate(rows):
-            yield paths.read_text(record, text, f"{place}#{piece.start}.{number}", paths.read_id(record, own_id))
-    except (ConnectionError, TimeoutError) as problem:  # what is missing now is there later, so it is no fault of the data
-        raise InputError(f"source {source.name}: the hub broke off ({problem}): run again, what is done stays") from None
+            yield from paths.read_text(record, text, f"{place}#{piece.start}.{number}", paths.read_id(record, own_id))
+    except _broken_off(source, data) as problem:  # what is missing now is there later, so it is no fault of the data
+        about = f"the hub broke off ({str(problem) or type(problem).__name__})"
+        raise InputError(f"source {source.name}: {about}: run again, what is done stays") from None
     except DAMAGE as problem:
         yield Fault("unreadable-member", f"{place}#{piece.start}", str(problem)[:300])
 
 
+def _is_local(source: Source, data: Path) -> bool:
+    """A folder of that name below the data folder goes before the hub."""
+    return (data / source.options["dataset"]).is_dir()
+
+
+def _broken_off(source: Source, data: Path) -> tuple[type[Exception], ...]:
+    """What the network raises; in a local folder nothing does, and an OSError is damage."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # Its base is the error of the HTTP library that this release of the hub's client stands on: requests, httpx or another.
+    return () if _is_local(source, data) else (OSError, *HfHubHTTPError.__bases__)
+
+
 def _stream(source: Source, data: Path):
-    """The data set, streamed. A folder of that name below the data folder goes before the hub."""
+    """The data set, streamed."""
     import datasets
 
     options = source.options
     if "dataset" not in options or source.split is None:
         raise InputError(f"source {source.name}: reader hub needs `dataset`, such as wikimedia/wikipedia, and `split`, such as train")
-    local = data / options["dataset"]
+    local = _is_local(source, data)
     try:
         stream = datasets.load_dataset(
-            str(local) if local.is_dir() else options["dataset"], options.get("name"), split=source.split,
+            str(data / options["dataset"]) if local else options["dataset"], options.get("config"), split=source.split,
             revision=options.get("revision"), streaming=True,
         )  # fmt: skip
-    except (ValueError, OSError) as problem:  # what datasets raises for an unknown data set, name or split, and offline
-        raise InputError(f"source {source.name}: {options['dataset']} cannot be loaded: {problem}") from None
+    except (ValueError, OSError, *_broken_off(source, data)) as problem:  # an unknown data set, config or split; or offline
+        advice = "" if local else "; if it was the network, run again: what is done stays"
+        raise InputError(
+            f"source {source.name}: {options['dataset']} cannot be loaded: {str(problem) or type(problem).__name__}{advice}"
+        ) from None
     if stream.column_names is not None:
         _check_columns(source, options["dataset"], stream.column_names)
     return stream

@@ -2,6 +2,7 @@
 
 import csv
 import tempfile
+from collections import deque
 from collections.abc import Iterator
 
 from openko.corpus.document import Fault, Text
@@ -12,36 +13,64 @@ from openko.corpus.readers.files import Content, Lines
 # What published tables call the Korean text; the first that is there is read.
 COLUMNS = ("text", "sentence", "content", "문장", "원문", "본문", "내용", "한국어", "ko", "document")
 
+MOST_AGAIN = 4 * files.LONGEST  # characters of a table that are read again behind quotation marks that nobody closes
+
 csv.field_size_limit(files.LONGEST)  # the module's own limit is shorter than many a document
 
 
 def delimited(content: Content, column: str | int | None) -> Iterator[Text | Fault]:
     """Rows of .csv and .tsv. column: its name; or its number from 1, where there is no header; or None: one of COLUMNS.
 
+    A quotation mark that nobody closes, or that text stands behind, costs the row that it is in, not those after it.
     In .tsv quotation marks are text, for a tab ends a field whatever stands before it. Positions are numbers of rows, the header 0.
     """
     tabs = content.suffix == ".tsv"
     faults: list[Fault] = []
-    rows = csv.reader(
-        _good_lines(content, faults), delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
-    )  # fmt: skip
-    yield from _documents(_rows(rows, content.place, faults), column, content.place, "")
+    lines = _Lines(_good_lines(content, faults))
+    rows = csv.reader(lines, strict=True, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL)
+    yield from _documents(_rows(rows, lines, content.place, faults), column, content.place, "")
 
 
-def _good_lines(content: Content, faults: list[Fault]) -> Iterator[str]:
-    for _, line in Lines.of(content).decoded(content.place):
+def _good_lines(content: Content, faults: list[Fault]) -> Iterator[tuple[int, str]]:
+    """Numbers, from 1, and texts of the lines that can be decoded."""
+    for number, (_, line) in enumerate(Lines.of(content).decoded(content.place), 1):
         if isinstance(line, Fault):
             faults.append(line)
         else:
-            yield line + "\n"
+            yield number, line + "\n"
 
 
-def _rows(rows: Iterator[list[str]], place: str, faults: list[Fault]) -> Iterator[list | Fault]:
+class _Lines:
+    """Lines for csv.reader, of which it can be given some again. row: those of the row that it reads."""
+
+    def __init__(self, lines: Iterator[tuple[int, str]]):
+        self.lines, self.row, self.waiting, self.again = lines, [], deque(), 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        numbered = self.waiting.popleft() if self.waiting else next(self.lines)
+        self.row.append(numbered)
+        return numbered[1]
+
+    def all_but_first(self) -> None:
+        """Go on with the line after the one that the row began with."""
+        self.again += sum(len(line) for _, line in self.row[1:])
+        self.waiting.extendleft(reversed(self.row[1:]))
+
+
+def _rows(rows: Iterator[list[str]], lines: _Lines, place: str, faults: list[Fault]) -> Iterator[list | Fault]:
     while True:
+        lines.row.clear()
         try:
             row = next(rows, None)
         except csv.Error as problem:
-            faults.append(Fault("invalid-table", f"{place}#line {rows.line_num}", str(problem)))
+            faults.append(Fault("invalid-table", f"{place}#line {lines.row[0][0]}", str(problem)))
+            if lines.again > MOST_AGAIN:
+                yield Fault("invalid-table", place, f"too many unclosed quotation marks: what comes after line {lines.row[0][0]} is lost")
+                return
+            lines.all_but_first()
             continue
         finally:
             yield from faults
@@ -54,6 +83,7 @@ def _rows(rows: Iterator[list[str]], place: str, faults: list[Fault]) -> Iterato
 def excel(content: Content, column: str | int | None) -> Iterator[Text | Fault]:
     """Rows of all sheets of an .xlsx. Positions are "<sheet>:<row>", rows counted as Excel does."""
     import openpyxl
+    from openpyxl.utils.escape import unescape  # openpyxl leaves _x000D_ and its like as they are in the file
 
     with tempfile.SpooledTemporaryFile(files.PIECE_BYTES) as copy:
         with content.open() as file:
@@ -68,7 +98,8 @@ def excel(content: Content, column: str | int | None) -> Iterator[Text | Fault]:
             book = openpyxl.load_workbook(copy, read_only=True, data_only=True)
             for sheet in book.worksheets:
                 sheet.reset_dimensions()  # some programs write a size that is not the sheet's
-                yield from _documents(sheet.iter_rows(values_only=True), column, content.place, f"{sheet.title}:", first=1)
+                rows = ([unescape(v) if isinstance(v, str) else v for v in row] for row in sheet.iter_rows(values_only=True))
+                yield from _documents(rows, column, content.place, f"{sheet.title}:", first=1)
         except Exception as problem:  # there is no telling what a broken workbook makes openpyxl raise
             yield Fault("unreadable-member", content.place, f"openpyxl: {type(problem).__name__}: {problem}")
 
@@ -106,5 +137,5 @@ def _document(value, place: str, index: int) -> Text | Fault:
     if value is None:
         return Fault("missing-field", place, f"the row has nothing in column {index + 1}")
     if not isinstance(value, str):
-        return Fault("wrong-type", place, f"column {index + 1} holds {paths.kind(value)}: {str(value)[:80]!r}")
+        return Fault("wrong-type", place, f"column {index + 1} holds {paths.kind(value)}: {paths.shown(value)}")
     return paths.checked(value, place)

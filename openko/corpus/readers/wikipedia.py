@@ -2,6 +2,7 @@
 
 import bz2
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,7 +14,7 @@ from openko.corpus.readers.files import Unreadable
 ARTICLES = "0"  # the namespace; talk, templates, categories and the like have other numbers
 # MediaWiki escapes < in all text, so these bytes are these tags and nothing else.
 BEGIN, END, LAST = b"<page>", b"</page>", b"</mediawiki>"
-STREAM = re.compile(rb"BZh[1-9]1AY&SY")  # 80 bits with which each bz2 stream begins
+STREAM, MARKS = re.compile(rb"BZh[1-9]1AY&SY"), 10  # with which each bz2 stream begins, and how many bytes that are
 ENTERABLE = (".bz2", ".xml")
 
 
@@ -91,8 +92,8 @@ def _parts(path: Path, start: int, stop: int | None) -> Iterator[tuple[bytes, bo
 def _bz2_parts(path: Path, start: int, stop: int | None) -> Iterator[tuple[bytes, bool]]:
     """A stream of bz2 belongs to the piece in which its first byte is. Multistream dumps have one for every hundred pages."""
     with open(path, "rb") as file:
-        begin = _first_stream(file, start) if start else 0
-        if begin is None or (stop is not None and begin >= stop):
+        begin = _first_stream(file, start, stop) if start else 0
+        if begin is None:
             return
         file.seek(begin)
         stream, belongs, unfinished = bz2.BZ2Decompressor(), True, False
@@ -114,13 +115,14 @@ def _bz2_parts(path: Path, start: int, stop: int | None) -> Iterator[tuple[bytes
             raise Unreadable("unreadable-member", "the file ends in the middle of a bz2 stream: was its download cut off?")
 
 
-def _first_stream(file, start: int) -> int | None:
-    """Where the first bz2 stream at or after `start` begins."""
+def _first_stream(file, start: int, stop: int | None) -> int | None:
+    """Where the first bz2 stream that begins from `start` to before `stop` does; only the marks of the last can be behind `stop`."""
     file.seek(start)
-    kept = b""
-    while part := file.read(files.HEAD):
+    at, end, kept = start, stop + MARKS - 1 if stop is not None else sys.maxsize, b""
+    while part := file.read(min(files.HEAD, end - at)):
+        at += len(part)
         window = kept + part
         if found := STREAM.search(window):
-            return file.tell() - len(window) + found.start()
-        kept = window[-9:]
+            return at - len(window) + found.start()
+        kept = window[1 - MARKS :]
     return None
