@@ -6,21 +6,22 @@
 Real Korean sentences, shuffled into documents of about 2.5 kB, as JSON lines in 8 files; every document is cleaned, filtered,
 hashed and put in order, then packed with the real Llama-3 tokenizer. Memory: the largest sum over the process and its workers of
 what only they hold, looked at ten times a second. Slope: of log seconds against log bytes, 1 where time is linear.
---profile runs both steps in this process under cProfile, and prints the share of time outside Python functions' own:
-regular expressions, string methods, hashes, numpy, the tokenizer. The profiler's own cost counts as Python's, so the
-share is a lower bound. --json ends with {name, ours, peer, ratio, unit, limit}; ours: MB/s at the largest size.
+--profile runs both steps in one process under py-spy and prints the share of samples that end in machine code (regular
+expressions, string methods, hashes, numpy, the tokenizer) and not in a line of Python. C functions without symbols, such as what
+counts for collections.Counter, are taken for the line that calls them, so the share is a lower bound. --json ends with
+{name, ours, peer, ratio, unit, limit}; ours: MB/s at the largest size.
 """
 
 import argparse
 import contextlib
-import cProfile
 import json
 import os
-import pstats
+import re
 import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import korean_text
@@ -28,7 +29,6 @@ import numpy as np
 import psutil
 import yaml
 
-from openko.corpus import build, pack, recipe
 from openko.manifest import read
 
 CORES = len(os.sched_getaffinity(0))
@@ -80,25 +80,44 @@ def slope(rows: list[dict], name: str) -> float:
 
 
 def profile(pool: list[str], here: Path, megabytes: float) -> None:
+    """Where the processor is, 200 times a second, by py-spy, which sees C functions too."""
+    if not shutil.which("py-spy"):
+        sys.exit("--profile needs py-spy: pip install py-spy")
     shutil.rmtree(here, ignore_errors=True)
     korean_text.write(pool, int(megabytes * 1e6), here / "raw", files=1)
-    made = recipe.load(made_recipe(here / "made.yaml"))
-    build.build(here / "warm", made, data=here / "raw", say=lambda line: None)  # imports and tables are made
+    openko = [sys.executable, "-m", "openko.cli", "corpus"]
     steps = {
-        "clean": lambda: build.build(here / "corpus", made, data=here / "raw", say=lambda line: None),
-        "pack": lambda: pack.pack(here / "shards", corpus=here / "corpus", part="ko.train", tokenizer="llama-3", say=lambda line: None),
+        "clean": ["clean", str(made_recipe(here / "made.yaml")), "--data", str(here / "raw"), "--out", str(here / "corpus")],
+        "pack": ["pack", str(here / "corpus"), "--out", str(here / "shards")],
     }
+    whole = Counter()
     for name, step in steps.items():
-        profiler = cProfile.Profile()
-        profiler.runcall(step)
-        stats = pstats.Stats(profiler).stats
-        whole = sum(own for _, _, own, _, _ in stats.values())
-        python = sum(own for (file, _, _), (_, _, own, _, _) in stats.items() if file != "~")
-        print(
-            f"\n{name}: {whole:.2f} s, {megabytes / whole:.1f} MB/s under the profiler; {1 - python / whole:.1%} outside Python functions"
-        )
-        for (file, line, function), (_, calls, own, _, _) in sorted(stats.items(), key=lambda item: -item[1][2])[:16]:
-            print(f"  {own / whole:6.1%} {calls:>9,} × {function if file == '~' else f'{Path(file).name}:{line} {function}'}")
+        options = ["--native", "--rate", "200", "--format", "raw", "--output", str(here / name)]
+        command = ["py-spy", "record", *options, "--", *openko, *step, "--workers", "1", "--json"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        found = _by_leaf(here / name)
+        whole.update(found["where"])
+        print(f"{name}: {_share(found['where']):.1%} outside the interpreter; most of what is left:")
+        for function, samples in found["python"].most_common(8):
+            print(f"  {samples / found['where'].total():6.1%} {function}")
+    print(f"both: {_share(whole):.1%} outside the interpreter")
+
+
+def _by_leaf(stacks: Path) -> dict[str, Counter]:
+    """Samples that end in a line of Python, and in machine code, where tasks are worked on (starting up left out)."""
+    found = {"where": Counter(), "python": Counter()}
+    for line in stacks.read_text(encoding="utf-8").splitlines():
+        stack, _, samples = line.rpartition(" ")
+        frames = stack.split(";")
+        if any("(openko/corpus/tasks.py" in frame for frame in frames):
+            in_python = re.search(r"\.py:\d+\)$|<frozen |<string>", frames[-1])
+            found["where"]["python" if in_python else "native"] += int(samples)
+            found["python"].update({frames[-1]: int(samples)} if in_python else {})
+    return found
+
+
+def _share(where: Counter) -> float:
+    return where["native"] / where.total()
 
 
 def main() -> None:

@@ -279,7 +279,7 @@ def test_every_pattern_is_tried():
 @pytest.mark.parametrize("line", [line for lines, _ in LINES.values() for line in lines])
 def test_lines_of_every_page_go(line):
     text, shorter = clean(f"가람시에 비가 왔다.\n{line}\n내일은 갠다.")
-    assert text == "가람시에 비가 왔다.\n내일은 갠다." and shorter["boilerplate"] == len(line) + 1
+    assert text == "가람시에 비가 왔다.\n내일은 갠다." and shorter["boilerplate"] == len(line.encode()) + 1
     assert clean(f"가람시에 비가 왔다.\n  {line} ")[0] == clean(f"{line}\n\n가람시에 비가 왔다.")[0] == "가람시에 비가 왔다."
 
 
