@@ -283,7 +283,7 @@ def test_a_faulty_recipe_is_refused_with_its_field(change, said):
 
 def test_a_recipe_is_read_from_yaml_and_the_shipped_ones_are_sound(tmp_path):
     (tmp_path / "mine.yaml").write_text("name: mine\nsources:\n  - {name: a, reader: jsonl, path: '*.jsonl', licence: CC0, language: ko}\n")
-    assert recipe.load(tmp_path / "mine.yaml").source("a").path == ("*.jsonl",)
+    assert recipe.load(tmp_path / "mine.yaml").sources[0].path == ("*.jsonl",)
     assert recipe.names() == ["koen", "laptop", "open-ko"]
     assert all(recipe.load(name).name == name for name in recipe.names())
     (tmp_path / "broken.yaml").write_text("name: [")

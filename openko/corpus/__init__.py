@@ -1,1 +1,1 @@
-"""Raw text to token shards: sources, cleaning, filters, held-out split, packing."""
+"""Raw text to token shards: readers, cleaning, filters, evaluation questions, one order for all, held-out split, packing, report."""

@@ -58,9 +58,6 @@ class Recipe:
         """The same with at most `size` bytes of each language that has no cap of its own; None: no more caps."""
         return self if size is None else replace(self, max_bytes=dict.fromkeys(LANGUAGES, size) | self.max_bytes)
 
-    def source(self, name: str) -> Source:
-        return next(s for s in self.sources if s.name == name)
-
 
 def names() -> list[str]:
     """Recipes that come with openko."""
