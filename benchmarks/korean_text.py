@@ -26,7 +26,7 @@ def documents(pool: list[str], size: int, seed: int = 0) -> Iterator[dict]:
         lines, have = [], 0
         while have < wanted:
             lines.append(draw.choice(pool))
-            have += 3 * len(lines[-1])
+            have += len(lines[-1].encode()) + 1
         text = "\n".join(lines)
         yield {"id": f"made/{number}", "text": text}
         made, number = made + len(text.encode()), number + 1

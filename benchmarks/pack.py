@@ -24,7 +24,7 @@ import korean_text
 import numpy as np
 
 from openko import shards, tokenizers
-from openko.corpus import build, pack, parts
+from openko.corpus import build, engines, pack, parts
 from openko.corpus.recipe import parse
 
 CORES = len(os.sched_getaffinity(0))
@@ -47,7 +47,7 @@ def llama3_json(directory: Path) -> Path:
 
 def ours(corpus: Path, out: Path, pipe) -> None:
     began = time.perf_counter()
-    pack.pack(out, corpus=corpus, part="ko.train", tokenizer="llama-3", workers=CORES, say=lambda line: None)
+    pack.pack(out, corpus=corpus, part="ko.train", tokenizer="llama-3", engine=engines.Local(CORES), say=lambda line: None)
     pipe.send(time.perf_counter() - began)
 
 
@@ -98,7 +98,7 @@ def main() -> None:
     korean_text.write(korean_text.sentences(asked.directory), int(asked.megabytes * 1e6), here / "raw", files=CORES)
     source = {"name": "made", "reader": "jsonl", "path": "*.jsonl", "licence": "see korean_text.py", "language": "ko"}
     recipe = parse({"name": "made", "held-out": 0.0, "sources": [source]}, where="benchmark")
-    build.build(here / "corpus", recipe, data=here / "raw", workers=CORES, say=lambda line: None)
+    build.build(here / "corpus", recipe, data=here / "raw", engine=engines.Local(CORES), say=lambda line: None)
     files = parts.files(here / "corpus", "ko.train")
     size = sum(len(d["text"].encode()) for d in parts.stream(here / "corpus", "ko.train"))
     tokenizer = llama3_json(asked.directory / "llama-3")

@@ -333,7 +333,7 @@ PROFILES = {
         Profile(
             name="laptop", hardware="2 CPU cores, 4 GB", platform="cpu", model=MODELS["tiny-llama3"], tokenizer="tiny",
             mesh=MeshShape(), step=CPU_STEP, corpus_bytes=2_000_000, names=TINY_NAMES, standin_vocab_size=46_336,
-            korean_in_base=0.05, korean_of_base="konlpy", korean_in_tokenizer=0.12, chat_vector_lambda=3.0,
+            korean_in_base=0.05, korean_of_base="konlpy", korean_in_tokenizer=0.12, chat_vector_lambda=2.25,
             chat_vector_parts=TINY_PARTS,
             pretraining=Training(steps=500, batch_size=4, sequence_length=256, peak_learning_rate=5e-3, adam_eps=1e-5,
                                  final_learning_rate=5e-4, warmup_steps=50),

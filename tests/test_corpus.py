@@ -12,7 +12,7 @@ import pytest
 from corpus_text import english, korean, write_jsonl
 
 from openko import manifest, shards, tokenizers
-from openko.corpus import arrange, build, pack, packages, parts, recipe, runs, tasks
+from openko.corpus import arrange, build, engines, pack, packages, parts, recipe, runs, tasks
 from openko.corpus.clean import is_hangul
 from openko.errors import InputError
 from openko.training import chat_data
@@ -40,7 +40,7 @@ def make(tmp_path):
             for number in range(files):
                 write_jsonl(data / folder / f"{number}.jsonl", documents[number::files])
         made = recipe.parse({"name": "made-up", "held-out": 0.1, "sources": SOURCES} | fields, where="test")
-        return build.build(tmp_path / name, made, data=data, workers=workers, say=lambda line: None)
+        return build.build(tmp_path / name, made, data=data, engine=engines.Local(workers), say=lambda line: None)
 
     return run
 
@@ -150,19 +150,19 @@ def test_two_processes_make_the_same_bytes_as_one(make, tmp_path):
 
 def test_a_build_that_was_cut_off_goes_on_and_ends_in_the_same_bytes(make, tmp_path, small_files, monkeypatch):
     whole, done = make("whole", files=4), []
-    really = tasks._keep
+    really = tasks.Task.do
 
-    def cut(work, task, path):
+    def cut(task):
         if len(done) == stop:
             raise KeyboardInterrupt
-        done.append(path.parent.name + "/" + path.stem)
-        really(work, task, path)
+        done.append(task.path.parent.name + "/" + task.path.stem)
+        really(task)
 
     for stop in (2, 5, 12):  # noqa: B007 (read by `cut`)
-        monkeypatch.setattr(tasks, "_keep", cut)
+        monkeypatch.setattr(tasks.Task, "do", cut)
         with pytest.raises(KeyboardInterrupt):
             make("cut", files=4)
-    monkeypatch.setattr(tasks, "_keep", really)
+    monkeypatch.setattr(tasks.Task, "do", really)
     made = make("cut", files=4)
     assert len(done) == len(set(done)) == 12, "a finished task was done again"
     assert made.content == whole.content and not (tmp_path / "cut.partial").exists()
@@ -321,7 +321,8 @@ def finds_the_disk_full(number):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_full_disk_ends_a_build_clearly_and_leaves_nothing_under_its_name(tmp_path, workers):
     def make(partial):
-        tasks.run(finds_the_disk_full, [(1,), (2,)], partial / manifest.SCRATCH, workers=workers, what="x", say=lambda line: None)
+        engine = engines.Local(workers)
+        tasks.run(finds_the_disk_full, [(1,), (2,)], partial / manifest.SCRATCH, engine=engine, what="x", say=lambda line: None)
 
     with pytest.raises(InputError, match=r"no space left while writing .*corpus\.partial: free some and run again"):
         manifest.build(tmp_path / "corpus", kind="corpus", recipe={}, inputs={}, module="openko.errors", make=make)
@@ -330,13 +331,14 @@ def test_a_full_disk_ends_a_build_clearly_and_leaves_nothing_under_its_name(tmp_
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_results_come_in_the_order_of_their_tasks(tmp_path, workers):
-    found = tasks.run(double, [(n,) for n in range(7)], tmp_path / "results", workers=workers, what="doubling", say=lambda line: None)
+    asked, engine = [(n,) for n in range(7)], engines.Local(workers)
+    found = tasks.run(double, asked, tmp_path / "results", engine=engine, what="doubling", say=lambda line: None)
     assert found == [{"doubled": 2 * n} for n in range(7)]
 
 
 def test_a_worker_that_is_killed_is_said_to_be(tmp_path):
     with pytest.raises(InputError, match="worker process was ended from outside"):
-        tasks.run(dies, [(1,), (2,)], tmp_path / "results", workers=2, what="dying", say=lambda line: None)
+        tasks.run(dies, [(1,), (2,)], tmp_path / "results", engine=engines.Local(2), what="dying", say=lambda line: None)
 
 
 # ── shards and chats ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -376,8 +378,9 @@ def test_one_source_of_a_part_can_be_packed_alone(make, tokenizer, tmp_path):
 def test_bytes_and_tokens_are_known_for_every_document_by_source(make, tokenizer, tmp_path, small_files):
     make("corpus", more=[{"id": n, "text": korean(1000 + n)} for n in range(20)])
     made = pack.pack(
-        tmp_path / "shards", corpus=tmp_path / "corpus", part="ko.train", tokenizer=tokenizer, workers=2, say=lambda line: None
-    )
+        tmp_path / "shards", corpus=tmp_path / "corpus", part="ko.train", tokenizer=tokenizer, engine=engines.Local(2),
+        say=lambda line: None,
+    )  # fmt: skip
     assert made.facts["shards"] > 3
     found, loaded = pack.per_document(tmp_path / "shards"), tokenizers.load(tokenizer)
     for source in ("first", "second"):

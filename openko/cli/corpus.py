@@ -9,10 +9,15 @@ import typer
 from openko.cli.printing import AsJson, print_record, to_stderr
 from openko.errors import InputError
 
-app = typer.Typer(no_args_is_help=True, help="Raw text to token shards: build, or its steps clean, decontaminate, pack, report.")
+app = typer.Typer(no_args_is_help=True, help="Raw text to token shards: build, or its steps clean, decontaminate, dedup, pack, report.")
 RecipeFile = Annotated[str, typer.Argument(metavar="MANIFEST", help="YAML file, or laptop, open-ko, koen")]
 Data = Annotated[Path, typer.Option(help="folder in which the manifest's paths begin")]
-Workers = Annotated[int, typer.Option(min=1, help="processes; all cores by default")]
+EngineName = Annotated[str, typer.Option("--engine", help="who works: local, ray or slurm")]
+Workers = Annotated[int | None, typer.Option(min=1, help="tasks at once; with --engine local, all cores by default")]
+Partition = Annotated[str | None, typer.Option(help="slurm: as in sbatch")]
+Time = Annotated[str | None, typer.Option(help="slurm: limit of one task, as in sbatch, such as 4:00:00")]
+Memory = Annotated[int | None, typer.Option(min=1, help="ray, slurm: GB for one task; 4 by default")]
+Address = Annotated[str | None, typer.Option(help="ray: of the cluster; without it as ray decides ($RAY_ADDRESS, a running one, its own)")]
 Without = Annotated[list[str], typer.Option(help="a source of the manifest to leave out; may be repeated")]
 Keep = Annotated[bool, typer.Option("--keep", help="use what another version of the code made or began")]
 Remake = Annotated[bool, typer.Option("--remake", help="make anew what another version of the code made or began")]
@@ -26,7 +31,12 @@ def build(
     out: Annotated[Path, typer.Option(help="directory to write: corpus/, shards/, report.html")],
     data: Data = Path("."),
     without: Without = [],  # noqa: B006
-    workers: Workers = CORES,
+    engine: EngineName = "local",
+    workers: Workers = None,
+    partition: Partition = None,
+    time: Time = None,
+    memory: Memory = None,
+    address: Address = None,
     tokenizer: Tokenizer = "llama-3",
     keep: Keep = False,
     remake: Remake = False,
@@ -36,11 +46,11 @@ def build(
     from openko.corpus import pack as packing
     from openko.corpus import report as reporting
 
-    other = kept_or_not(keep, remake)
-    corpus, made = out / "corpus", clean_corpus(recipe, without, out / "corpus", data, workers, other)
+    other, chosen = kept_or_not(keep, remake), engine_of(engine, workers, partition=partition, time=time, memory=memory, address=address)
+    corpus, made = out / "corpus", clean_corpus(recipe, without, out / "corpus", data, chosen, other)
     shards = [out / "shards" / part for part in made.facts["files"] if part.endswith(".train")]
     for directory in shards:
-        packing.pack(directory, corpus=corpus, part=directory.name, tokenizer=tokenizer, workers=workers, other_code=other, say=to_stderr)
+        packing.pack(directory, corpus=corpus, part=directory.name, tokenizer=tokenizer, engine=chosen, other_code=other, say=to_stderr)
     page = reporting.write(corpus, out / "report.html", shards)
     print_record({"corpus": str(corpus), "shards": [str(d) for d in shards], "report": str(page)} | summary(made.facts), as_json)
 
@@ -51,13 +61,19 @@ def clean(
     out: Annotated[Path, typer.Option(help="corpus directory to write")],
     data: Data = Path("."),
     without: Without = [],  # noqa: B006
-    workers: Workers = CORES,
+    engine: EngineName = "local",
+    workers: Workers = None,
+    partition: Partition = None,
+    time: Time = None,
+    memory: Memory = None,
+    address: Address = None,
     keep: Keep = False,
     remake: Remake = False,
     as_json: AsJson = False,
 ):
     """Read, clean and filter; drop exact copies; hold a part out."""
-    made = clean_corpus(recipe, without, out, data, workers, kept_or_not(keep, remake))
+    chosen = engine_of(engine, workers, partition=partition, time=time, memory=memory, address=address)
+    made = clean_corpus(recipe, without, out, data, chosen, kept_or_not(keep, remake))
     print_record({"corpus": str(out)} | summary(made.facts), as_json)
 
 
@@ -81,19 +97,51 @@ def decontaminate(
 
 
 @app.command()
+def dedup(
+    inputs: Annotated[list[Path], typer.Argument(metavar="FILE.jsonl…", help='JSON lines with "text", also .gz, .bz2, .zst')],
+    out: Annotated[Path, typer.Option(help="directory to write: documents-*.jsonl, duplicates.jsonl")],
+    unit: Annotated[str, typer.Option(help="of the shingles: syllable (white space does not count) or eojeol")] = "syllable",
+    threshold: Annotated[float, typer.Option(help="a document goes if its Jaccard with one that stays is as large")] = 0.7,
+    engine: EngineName = "local",
+    workers: Workers = None,
+    partition: Partition = None,
+    time: Time = None,
+    memory: Memory = None,
+    address: Address = None,
+    keep: Keep = False,
+    remake: Remake = False,
+    as_json: AsJson = False,
+):
+    """Of equal and nearly equal documents in JSONL files keep one; a corpus's own build does it by its manifest."""
+    from openko.corpus import dedup as deduplication
+    from openko.corpus.minhash import Similar
+
+    chosen = engine_of(engine, workers, partition=partition, time=time, memory=memory, address=address)
+    options = {"similar": Similar(unit, threshold), "engine": chosen, "other_code": kept_or_not(keep, remake)}
+    made = deduplication.dedup(inputs, out, **options, say=to_stderr)
+    print_record({"out": str(out), **made.facts}, as_json)
+
+
+@app.command()
 def pack(
     corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="corpus directory")],
     out: Annotated[Path, typer.Option(help="directory of token shards to write")],
     part: Annotated[str, typer.Option(help="ko.train, ko.heldout, en.train or en.heldout")] = "ko.train",
     source: Annotated[str | None, typer.Option(help="only what this source gave")] = None,
     tokenizer: Tokenizer = "llama-3",
-    workers: Workers = CORES,
+    engine: EngineName = "local",
+    workers: Workers = None,
+    partition: Partition = None,
+    time: Time = None,
+    memory: Memory = None,
+    address: Address = None,
     as_json: AsJson = False,
 ):
     """Tokens of one part of a corpus, as training reads them."""
     from openko.corpus import pack as packing
 
-    made = packing.pack(out, corpus=corpus, part=part, source=source, tokenizer=tokenizer, workers=workers, say=to_stderr)
+    chosen = engine_of(engine, workers, partition=partition, time=time, memory=memory, address=address)
+    made = packing.pack(out, corpus=corpus, part=part, source=source, tokenizer=tokenizer, engine=chosen, say=to_stderr)
     print_record({"out": str(out), **made.facts}, as_json)
 
 
@@ -116,11 +164,31 @@ def kept_or_not(keep: bool, remake: bool) -> str:
     return "keep" if keep else "remake" if remake else "refuse"
 
 
-def clean_corpus(recipe: str, without: list[str], out: Path, data: Path, workers: int, other_code: str):
+def engine_of(name: str, workers: int | None, **given):
+    """The engine that --engine names, of openko.corpus.engines. given: partition, time, memory, address; None where not given."""
+    from openko.corpus import engines
+
+    uses = {"local": (), "ray": ("address", "memory"), "slurm": ("partition", "time", "memory")}
+    if name not in uses:
+        raise InputError(f"--engine is one of {', '.join(uses)}, found {name!r}")
+    given = {option: value for option, value in given.items() if value is not None}
+    unused = [option for option in given if option not in uses[name]]
+    if unused:
+        others = [engine for engine, options in uses.items() if unused[0] in options]
+        raise InputError(f"--{unused[0]} is for --engine {' or '.join(others)}, not for {name}: leave it out")
+    if name == "local":
+        return engines.Local(workers or CORES)
+    missing = [option for option in ("partition", "time") if name == "slurm" and option not in given]
+    if workers is None or missing:
+        raise InputError(f"--engine {name} needs --{'workers, the number of tasks at once' if workers is None else missing[0]}")
+    return engines.Ray(workers, **given) if name == "ray" else engines.Slurm(workers, **given)
+
+
+def clean_corpus(recipe: str, without: list[str], out: Path, data: Path, engine, other_code: str):
     from openko.corpus import build
     from openko.corpus import recipe as recipes
 
-    made = build.build(out, recipes.load(recipe).without(without), data=data, workers=workers, other_code=other_code, say=to_stderr)
+    made = build.build(out, recipes.load(recipe).without(without), data=data, engine=engine, other_code=other_code, say=to_stderr)
     for warning in made.facts["warnings"]:
         to_stderr(f"warning: {warning}")
     return made

@@ -1,25 +1,26 @@
-"""Cleaned documents of all workers into the corpus's own order: copies leave, a part is held out, the rest fills files.
+"""Documents of all workers into the corpus's own order: copies leave, a part is held out, the rest fills files.
 
 Everything is decided by the hash of a document's text, range by range, so memory does not grow with the corpus, and files,
 workers and their order do not matter.
 """
 
-import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import orjson
 
 from openko.corpus.document import LANGUAGES
+from openko.corpus.near_duplicates import NEAR
 from openko.corpus.recipe import Recipe
-from openko.corpus.runs import Runs
+from openko.corpus.runs import EVERY_HASH, Runs
 
 FILE_BYTES = 256_000_000  # of text in a file, about: 61 GB are 240 files, and as many shards, which training holds open
 BLOCK_BYTES = 32_000_000  # of lines held at once while a file is written
-RANGES = 256  # parts of the hash's range that are looked at one at a time
-EVERY_HASH = 1 << 64
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """files: in order. shared: xxh3_64 of ids that several texts bear, uint64, sorted. over: {source: {"documents", "bytes"}}
+    """files: in order. shared: keys (xxh3_64 of ids) that several texts bear, uint64, sorted. over: {source: {"documents", "bytes"}}
     that max_bytes left out."""
 
     files: list[Span]
@@ -47,9 +48,21 @@ class Arrangement:
     over: dict[str, Counter]
 
 
+class Twin(NamedTuple):
+    """Why a document goes: the line of the one that stays, how similar they are, and whether they are equal."""
+
+    line: bytes
+    jaccard: float
+    exact: bool
+
+
 class Arranger:
-    def __init__(self, recipe: Recipe, directories: list[Path]):
+    """near: an array of NEAR in a file, as `near_duplicates.find` makes it; None where nobody looked for them."""
+
+    def __init__(self, recipe: Recipe, directories: list[Path], near: Path | None):
         self.recipe, self.runs = recipe, Runs(directories, [s.priority for s in recipe.sources])
+        self._near = np.empty(0, NEAR) if near is None else np.load(near, mmap_mode="r")
+        self._near_places = np.ascontiguousarray(self._near["place"])
         self._languages = np.array([LANGUAGES.index(s.language) for s in recipe.sources])
 
     def plan(self) -> Arrangement:
@@ -57,7 +70,7 @@ class Arranger:
         totals, ids = Counter(), [np.empty(0, np.uint64)]
         for number, entries, stays in self._walk():
             totals[number] += int(entries["bytes"][stays].sum(dtype=np.int64))
-            ids.append(entries["id"][stays])
+            ids.append(entries["key"][stays])
         cuts = [_Cuts(language, totals[number], self.recipe) for number, language in enumerate(LANGUAGES)]
         for number, entries, stays in self._walk():
             cuts[number].add(entries[stays])
@@ -68,24 +81,48 @@ class Arranger:
                     self._count(over, entries[entries["high"] >= cuts[number].end])
         return Arrangement([span for cut in cuts for span in cut.spans()], _repeated(np.concatenate(ids)), over)
 
-    def write(self, span: Span, shared: np.ndarray, directory: Path, aside: Path) -> dict:
-        """One file in `directory`, and the copies that met in it in `aside`. Returns what is in them, counted by source."""
-        entries, runs = self.runs.entries(span.low, span.high)
+    def write(self, span: Span, shared: np.ndarray, directory: Path, aside: Path, refusal=None) -> dict:
+        """One file in `directory`, and what went, as JSON lines by `refusal(line, Twin)`, in `aside`. Returns counts by source.
+
+        Copies of a near-duplicate go as it goes, so that what a refusal names has stayed.
+        """
+        entries, places = self.runs.entries(span.low, span.high)
         ours = self._languages[entries["source"]] == LANGUAGES.index(span.language)
-        entries, runs = entries[ours], runs[ours]
+        entries, places = entries[ours], places[ours]
         original = _original(entries)
-        copies = original != np.arange(len(entries))
-        renamed = np.isin(entries["id"], shared) & ~copies
-        with open(directory / span.name, "wb") as kept, open(aside / span.name, "w", encoding="utf-8") as rejected:
+        near = self._nearly(places)[original]
+        exact = (original != np.arange(len(entries))) & (near < 0)
+        goes = exact | (near >= 0)
+        renamed = np.isin(entries["key"], shared) & ~goes
+        with open(directory / span.name, "wb") as kept, open(aside / span.name, "wb") as rejected:
             for block in _blocks(entries, original):
-                lines = self.runs.lines(entries[block], runs[block])
+                lines = self.runs.lines(entries[block], places[block])
                 for k in np.flatnonzero(renamed[block]).tolist():
                     lines[k] = _with_place(lines[k])
-                kept.writelines(line for line, copy in zip(lines, copies[block].tolist(), strict=True) if not copy)
-                for k in np.flatnonzero(copies[block]).tolist():
-                    rejected.write(_refusal(lines[k], lines[original[block][k] - block.start]) + "\n")
-        chosen = {"kept": ~copies, "copies": copies, "renamed": renamed}
+                kept.writelines(line for line, gone in zip(lines, goes[block].tolist(), strict=True) if not gone)
+                twins = self._twins(lines, original[block] - block.start, near[block], exact[block], shared)
+                rejected.writelines((refusal or _refusal)(lines[k], twin) for k, twin in sorted(twins.items()))
+        chosen = {"kept": ~goes, "exact": exact, "near": near >= 0, "renamed": renamed}
         return {name: self._counted(entries[which]) for name, which in chosen.items()}
+
+    def _twins(
+        self, lines: list[bytes], original: np.ndarray, near: np.ndarray, exact: np.ndarray, shared: np.ndarray
+    ) -> dict[int, Twin]:  # fmt: skip
+        """What the documents of a block that go are like."""
+        twins = {k: Twin(lines[original[k]], 1.0, True) for k in np.flatnonzero(exact).tolist()}
+        which = np.flatnonzero(near >= 0)
+        found = self._near[near[which]]
+        stay = self.runs.scattered_lines(found["kept"])
+        for k in np.flatnonzero(np.isin(self.runs.at(found["kept"])["key"], shared)).tolist():
+            stay[k] = _with_place(stay[k])
+        return twins | {k: Twin(line, float(j), False) for k, line, j in zip(which.tolist(), stay, found["jaccard"], strict=True)}
+
+    def _nearly(self, places: np.ndarray) -> np.ndarray:
+        """For each place its row in the array of near-duplicates, or -1."""
+        if len(self._near) == 0:
+            return np.full(len(places), -1)
+        row = np.minimum(np.searchsorted(self._near_places, places), len(self._near) - 1)
+        return np.where(self._near_places[row] == places, row, -1)
 
     def _counted(self, entries: np.ndarray) -> dict[str, Counter]:
         counters: dict[str, Counter] = {}
@@ -99,13 +136,13 @@ class Arranger:
             counter.update(documents=len(sizes), bytes=int(sizes.sum(dtype=np.int64)))
 
     def _walk(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """All documents in order, range by range: number of the language, entries, and which of them are no copies."""
-        for k in range(RANGES):
-            entries, _ = self.runs.entries(k * EVERY_HASH // RANGES, (k + 1) * EVERY_HASH // RANGES)
+        """All documents in order, range by range: number of the language, entries, and which of them stay."""
+        for entries, places in self.runs.walk():
             languages = self._languages[entries["source"]]
             for number in range(len(LANGUAGES)):
-                ours = entries[languages == number]
-                yield number, ours, _original(ours) == np.arange(len(ours))
+                ours = languages == number
+                stays = _original(entries[ours]) == np.arange(np.count_nonzero(ours))
+                yield number, entries[ours], stays & (self._nearly(places[ours]) < 0)
 
 
 class _Cuts:
@@ -139,6 +176,14 @@ class _Cuts:
         return [replace(spans[0], low=0), *spans[1:]] if spans else []
 
 
+def concatenate(parts: list[Path], path: Path) -> None:
+    """Files end to end in one."""
+    with open(path, "wb") as whole:
+        for part in parts:
+            with open(part, "rb") as file:
+                shutil.copyfileobj(file, whole, 1 << 20)
+
+
 def _original(entries: np.ndarray) -> np.ndarray:
     """For each of sorted entries, the first with the same text."""
     new = np.ones(len(entries), bool)
@@ -165,13 +210,17 @@ def _blocks(entries: np.ndarray, original: np.ndarray) -> Iterator[slice]:
 
 def _with_place(line: bytes) -> bytes:
     """Data whose own ids begin anew in every file: the place tells them apart."""
-    document = json.loads(line)
+    document = orjson.loads(line)
     document["id"] = f"{document['id']}@{document['place']}"
-    return json.dumps(document, ensure_ascii=False).encode() + b"\n"
+    return orjson.dumps(document) + b"\n"
 
 
-def _refusal(line: bytes, original: bytes) -> str:
-    """What stands in the rejected file of a copy; its text is its original's."""
-    document = json.loads(line)
-    lineage = {name: document[name] for name in ("id", "source", "place")}
-    return json.dumps(lineage | {"reason": "exact-copy", "copy_of": json.loads(original)["id"]}, ensure_ascii=False)
+def _refusal(line: bytes, twin: Twin) -> bytes:
+    """What stands in the rejected file of a corpus; the text of an exact copy is its original's."""
+    document, kept = orjson.loads(line), orjson.loads(twin.line)["id"]
+    record = {name: document[name] for name in ("id", "source", "place")}
+    if twin.exact:
+        record |= {"reason": "exact-copy", "copy_of": kept}
+    else:
+        record |= {"reason": "near-duplicate", "copy_of": kept, "jaccard": twin.jaccard, "text": document["text"]}
+    return orjson.dumps(record) + b"\n"

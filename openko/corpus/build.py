@@ -4,8 +4,9 @@
     rejected.jsonl, faults.jsonl          what did not stay and what could not be read, each with its reason
     manifest.json                         counts of all of it; `openko corpus report` draws them
 
-In two steps. Workers sift pieces of the input into sorted runs (openko.corpus.sift); then the runs are merged, file by file
-(openko.corpus.arrange). Both leave finished parts on disk, so a build that was cut off goes on where it stood.
+In three steps. Workers sift pieces of the input into sorted runs (openko.corpus.sift); near-duplicates are found among them
+(openko.corpus.near_duplicates); then the runs are merged, file by file (openko.corpus.arrange). All leave finished parts on disk, so
+a build that was cut off goes on where it stood.
 """
 
 import itertools
@@ -13,7 +14,6 @@ import json
 import os
 import pickle
 import platform
-import shutil
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from openko import manifest
-from openko.corpus import arrange, readers, sift, tasks
+from openko.corpus import arrange, engines, near_duplicates, readers, sift, tasks
 from openko.corpus.decontaminate import Questions
 from openko.corpus.document import Piece, Source
 from openko.corpus.parts import KIND
@@ -32,12 +32,12 @@ TASK_BYTES = 64_000_000  # of input; small files are read together
 
 
 def build(
-    directory: Path, recipe: Recipe, *, data: Path, workers: int = 1, other_code: str = "remake", say=print
+    directory: Path, recipe: Recipe, *, data: Path, engine: tasks.Engine = engines.THIS_PROCESS, other_code: str = "remake", say=print
 ) -> manifest.Manifest:  # fmt: skip
-    """Make the corpus of a recipe. data: the folder that the recipe's paths begin in. workers: processes. other_code: as in
-    `manifest.build`.
+    """Make the corpus of a recipe. data: the folder that the recipe's paths begin in. engine: who works, of openko.corpus.engines.
+    other_code: as in `manifest.build`.
 
-    The same input makes the same documents in the same files whatever the number of workers, and however the documents are spread
+    The same input makes the same documents in the same files whatever the engine and its workers, and however the documents are spread
     over input files; only `place`, and ids where the data gives none, name the file that a document came from.
     """
     data = Path(data)
@@ -49,12 +49,14 @@ def build(
     def make(partial: Path) -> dict:
         scratch = partial / manifest.SCRATCH
         questions = _questions(recipe, [data / path for path in exams], scratch)
-        tallies, sifted = _sift(recipe, files, data, questions, scratch, workers, say)
-        arranged, written = _arrange(recipe, sifted, partial, workers, say)
-        _concatenate([d / sift.FAULTS for d in sifted], partial / sift.FAULTS)
+        tallies, sifted = _sift(recipe, files, data, questions, scratch, engine, say)
+        near, compared = _near(recipe, sifted, scratch, engine, say)
+        arranged, written = _arrange(recipe, sifted, near, partial, engine, say)
+        arrange.concatenate([d / sift.FAULTS for d in sifted], partial / sift.FAULTS)
         copies = [scratch / "copies" / span.name for span in arranged.files]
-        _concatenate([*(d / sift.REJECTED for d in sifted), *copies], partial / sift.REJECTED)
-        return _facts(recipe, tallies, arranged, written) | {"questions": _unpickled(questions).facts if questions else {}}
+        arrange.concatenate([*(d / sift.REJECTED for d in sifted), *copies], partial / sift.REJECTED)
+        asked = {"questions": _unpickled(questions).facts if questions else {}, "near_duplicates": compared}
+        return _facts(recipe, tallies, arranged, written) | asked
 
     return manifest.build(
         directory, kind=KIND, recipe=_key(recipe, data), inputs={"data": data}, module="openko.corpus.build", make=make,
@@ -62,15 +64,15 @@ def build(
     )  # fmt: skip
 
 
-# ── the two steps ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the three steps ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _sift(recipe: Recipe, files: dict[str, list[Path]], data: Path, questions: Path | None, scratch: Path, workers: int, say):
+def _sift(recipe: Recipe, files: dict[str, list[Path]], data: Path, questions: Path | None, scratch: Path, engine: tasks.Engine, say):
     """What became of every document, and the directories with runs, rejects and faults."""
     work = _tasks(recipe, files, data)
     sifted = [scratch / f"{number:05d}" for number in range(len(work))]
     asked = [(recipe, source, pieces, data, questions, out) for (source, pieces, _), out in zip(work, sifted, strict=True)]
-    options = {"sizes": [size for _, _, size in work], "workers": workers, "what": "reading and cleaning", "say": say}
+    options = {"sizes": [size for _, _, size in work], "engine": engine, "what": "reading and cleaning", "say": say}
     return tasks.run(sift.sift, asked, scratch / "sifted", **options), sifted
 
 
@@ -109,25 +111,30 @@ def _unpickled(questions: Path) -> Questions:
     return pickle.loads(questions.read_bytes())
 
 
-def _arrange(recipe: Recipe, sifted: list[Path], partial: Path, workers: int, say) -> tuple[arrange.Arrangement, list[dict]]:
-    arranged, scratch = arrange.Arranger(recipe, sifted).plan(), partial / manifest.SCRATCH
+def _near(recipe: Recipe, sifted: list[Path], scratch: Path, engine: tasks.Engine, say) -> tuple[Path | None, dict]:
+    """Where the near-duplicates are written down, and what was compared."""
+    if recipe.near_duplicates is None:
+        return None, {}
+    priorities = [source.priority for source in recipe.sources]
+    return near_duplicates.find(sifted, priorities, recipe.near_duplicates, scratch / "near", engine=engine, say=say)
+
+
+def _arrange(
+    recipe: Recipe, sifted: list[Path], near: Path | None, partial: Path, engine: tasks.Engine, say
+) -> tuple[arrange.Arrangement, list[dict]]:
+    arranged, scratch = arrange.Arranger(recipe, sifted, near).plan(), partial / manifest.SCRATCH
     shared, copies = scratch / "shared-ids.npy", scratch / "copies"
     np.save(shared, arranged.shared)
     copies.mkdir(exist_ok=True)
-    asked = [(recipe, sifted, span, shared, partial, copies) for span in arranged.files]
-    options = {"sizes": [arrange.FILE_BYTES] * len(asked), "workers": workers, "what": "writing in order", "say": say}
+    asked = [(recipe, sifted, near, span, shared, partial, copies) for span in arranged.files]
+    options = {"sizes": [arrange.FILE_BYTES] * len(asked), "engine": engine, "what": "writing in order", "say": say}
     return arranged, tasks.run(_write, asked, scratch / "arranged", **options)
 
 
-def _write(recipe: Recipe, sifted: list[Path], span: arrange.Span, shared: Path, partial: Path, copies: Path) -> dict:
-    return arrange.Arranger(recipe, sifted).write(span, np.load(shared), partial, copies)
-
-
-def _concatenate(parts: list[Path], path: Path) -> None:
-    with open(path, "wb") as whole:
-        for part in parts:
-            with open(part, "rb") as file:
-                shutil.copyfileobj(file, whole, 1 << 20)
+def _write(
+    recipe: Recipe, sifted: list[Path], near: Path | None, span: arrange.Span, shared: Path, partial: Path, copies: Path
+) -> dict:  # fmt: skip
+    return arrange.Arranger(recipe, sifted, near).write(span, np.load(shared), partial, copies)
 
 
 # ── what the manifest says ─────────────────────────────────────────────────────────────────────────────────────────
@@ -164,7 +171,11 @@ def _facts(recipe: Recipe, tallies: list[dict], arranged: arrange.Arrangement, w
 def _rejected(names: list[str], tallies: list[dict], arranged: arrange.Arrangement, written: list[dict]) -> dict[str, dict[str, Counter]]:
     rejected: dict[str, dict[str, Counter]] = {n: {} for n in names}
     over = {source: {"over-max-bytes": counts} for source, counts in arranged.over.items()}
-    copies = [{source: {"exact-copy": counts} for source, counts in found["copies"].items()} for found in written]
+    copies = [
+        {source: {reason: counts} for source, counts in found[name].items()}
+        for found in written
+        for name, reason in (("exact", "exact-copy"), ("near", "near-duplicate"))
+    ]
     for some in [{t["source"]: t["rejected"]} for t in tallies] + copies + [over]:
         for source, reasons in some.items():
             for reason, counts in reasons.items():

@@ -39,7 +39,7 @@ import pyarrow.parquet
 from openko import manifest
 from openko.corpus.document import Fault
 from openko.corpus.readers import files
-from openko.corpus.readers import paths as field_paths
+from openko.corpus.readers.lines import text_record
 from openko.errors import InputError
 from openko.progress import Progress
 
@@ -505,7 +505,7 @@ class _Run:
         if line is not None and not line.strip():
             self._counts["blank lines"] += 1
             return
-        document = _document(line, lines)
+        document = text_record(line, lines, "")
         if isinstance(document, Fault):
             self._unreadable[document.reason] += 1
             start = (line or b"")[:1000].decode(lines.encoding, "backslashreplace")
@@ -543,24 +543,6 @@ class _Run:
             "unreadable": dict(self._unreadable), "blank_lines": counts["blank lines"], "questions": self._questions.facts,
             "files": written,
         }  # fmt: skip
-
-
-def _document(line: bytes | None, lines: files.Lines) -> dict | Fault:
-    if fault := lines.fault(line, ""):
-        return fault
-    try:
-        document = json.loads(line.decode(lines.encoding))
-    except (ValueError, RecursionError) as problem:
-        return Fault("invalid-json", "", str(problem))
-    if not isinstance(document, dict):
-        return Fault("wrong-type", "", f"the line holds {field_paths.kind(document)} where an object is needed")
-    text = document.get("text")
-    if text is None:
-        return Fault("missing-field", "", f"no text; there are {', '.join(document)}"[:SHOWN])
-    if not isinstance(text, str):
-        return Fault("wrong-type", "", f"text holds {field_paths.kind(text)}")
-    found = field_paths.checked(text, "")
-    return found if isinstance(found, Fault) else document
 
 
 def _write(file, record: dict) -> None:

@@ -15,7 +15,7 @@ import orjson
 import xxhash
 
 from openko import manifest, shards, tokenizers
-from openko.corpus import parts, tasks
+from openko.corpus import engines, parts, tasks
 from openko.errors import InputError
 
 BATCH = 64  # documents that a thread encodes at once
@@ -23,12 +23,12 @@ BYTES, SOURCE = np.dtype("<u4"), np.dtype("<u2")
 
 
 def pack(
-    directory: Path, *, corpus: Path, part: str, tokenizer: str | Path, source: str | None = None, workers: int = 1,
-    other_code: str = "remake", say=print,
+    directory: Path, *, corpus: Path, part: str, tokenizer: str | Path, source: str | None = None,
+    engine: tasks.Engine = engines.THIS_PROCESS, other_code: str = "remake", say=print,
 ) -> manifest.Manifest:  # fmt: skip
     """Shards of one part ("ko.train") of a corpus, or of what one source gave to it.
 
-    tokenizer: "llama-3" or a directory with a tokenizer.json. workers: processes. other_code: as in `manifest.build`.
+    tokenizer: "llama-3" or a directory with a tokenizer.json. engine, other_code: as in openko.corpus.build.
     A source's weight in the recipe says how often each of its documents is packed; which of them, where the weight is no
     whole number, is decided by a hash of the text.
     """
@@ -39,10 +39,10 @@ def pack(
 
     def make(partial: Path) -> dict:
         weights = {s["name"]: s["weight"] for s in sources if source in (None, s["name"])}
-        threads = max(1, workers // len(files))  # few files: each by several threads
+        threads = max(1, engine.workers // len(files))  # few files: each by several threads
         work = [(path, number, str(tokenizer), names, weights, threads, partial) for number, path in enumerate(files)]
         results = partial / manifest.SCRATCH / "packed"
-        packed = tasks.run(_pack, work, results, sizes=[p.stat().st_size for p in files], workers=workers, what=f"packing {part}", say=say)
+        packed = tasks.run(_pack, work, results, sizes=[p.stat().st_size for p in files], engine=engine, what=f"packing {part}", say=say)
         counts = {name: sum(p[name] for p in packed) for name in ("documents", "tokens", "bytes")}
         if not counts["documents"]:
             raise InputError(f"{corpus}: {part} has no document" + (f" of source {source!r}" if source else ""))

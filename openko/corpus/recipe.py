@@ -7,6 +7,7 @@
     filters: {too-short: 50}                                            # thresholds other than the usual ones
     held-out: 0.01                                                      # share of each language's bytes that no training sees
     max-bytes: {ko: 2000000}                                            # of each language, at most
+    near-duplicates: {unit: syllable, threshold: 0.7}                   # of texts as similar as that, one stays; false: all of them
     decontaminate: {files: ["eval/*.jsonl"], syllables: 25}             # documents that hold evaluation questions go
 
 What else a source may have is an option of its reader (`text`, `id`, …). Recipes that come with openko go by their names:
@@ -21,6 +22,7 @@ import yaml
 
 from openko.corpus import clean, filters, readers
 from openko.corpus.document import LANGUAGES, Source
+from openko.corpus.minhash import Similar
 from openko.errors import InputError
 
 SHIPPED = Path(__file__).parent / "recipes"
@@ -29,8 +31,8 @@ SHIPPED = Path(__file__).parent / "recipes"
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """clean: rules that every text is given. filters: {name: threshold}, all of them. held_out: share of each language's bytes.
-    max_bytes: {language: bytes}. questions: files with evaluation questions, below the data folder. decontaminate: what
-    `Questions.read` is told beside them.
+    max_bytes: {language: bytes}. near_duplicates: which texts are so similar that one of them stays; None: all stay.
+    questions: files with evaluation questions, below the data folder. decontaminate: what `Questions.read` is told beside them.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Recipe:
     filters: dict[str, float] = field(default_factory=lambda: filters.thresholds({}))
     held_out: float = 0.01
     max_bytes: dict[str, int] = field(default_factory=dict)
+    near_duplicates: Similar | None = Similar()  # noqa: RUF009 (it is frozen)
     questions: tuple[str, ...] = ()
     decontaminate: dict = field(default_factory=dict)
 
@@ -79,7 +82,8 @@ def load(name: str | Path) -> Recipe:
 def parse(content, *, where: str) -> Recipe:
     """A recipe from plain data; where: what messages call it."""
     fields = _checked(content, {
-        "name": str, "sources": list, "clean": list, "filters": dict, "held-out": float, "max-bytes": dict, "decontaminate": dict,
+        "name": str, "sources": list, "clean": list, "filters": dict, "held-out": float, "max-bytes": dict,
+        "near-duplicates": (dict, bool), "decontaminate": dict,
     }, required=("name", "sources"), where=where)  # fmt: skip
     against = _checked(
         fields.get("decontaminate", {}), {"files": list, "syllables": int, "share": float, "fields": list}, where=f"{where}: decontaminate"
@@ -89,7 +93,8 @@ def parse(content, *, where: str) -> Recipe:
     recipe = Recipe(
         name=fields["name"], sources=sources, clean=_rules(fields.get("clean", clean.USUAL), where),
         filters=filters.thresholds(fields.get("filters", {})), held_out=float(fields.get("held-out", 0.01)),
-        max_bytes=fields.get("max-bytes", {}), questions=_texts(against.get("files", []), where),
+        max_bytes=fields.get("max-bytes", {}), near_duplicates=_similar(fields.get("near-duplicates", {}), where),
+        questions=_texts(against.get("files", []), where),
         decontaminate={name: value for name, value in against.items() if name != "files"},
     )  # fmt: skip
     if not 0 <= recipe.held_out < 1:
@@ -98,6 +103,16 @@ def parse(content, *, where: str) -> Recipe:
         if language not in LANGUAGES or not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise InputError(f"{where}: max-bytes is {{{'|'.join(LANGUAGES)}: bytes}}, found {language!r}: {size!r}")
     return recipe
+
+
+def _similar(given, where: str) -> Similar | None:
+    if given is False:
+        return None
+    where = f"{where}: near-duplicates"
+    try:
+        return Similar(**_checked(given, {"unit": str, "threshold": float}, where=where))
+    except InputError as problem:
+        raise InputError(str(problem) if str(problem).startswith(where) else f"{where}: {problem}") from None
 
 
 def _source(entry, where: str) -> Source:
@@ -157,7 +172,9 @@ def _checked(content, types: dict, *, required=(), where: str) -> dict:
         if name not in types:
             raise InputError(f"{where}: unknown field {name!r}; there are {', '.join(types)}")
         expected = (int, float) if types[name] is float else types[name]
-        if not isinstance(value, expected) or (isinstance(value, bool) and types[name] != (str, int, bool)):
+        if not isinstance(value, expected) or (
+            isinstance(value, bool) and bool not in (expected if isinstance(expected, tuple) else (expected,))
+        ):
             raise InputError(f"{where}: {name} must be {_name(types[name])}, found {value!r}")
     missing = [name for name in required if name not in content]
     if missing:

@@ -21,7 +21,7 @@ from openko.errors import InputError
 from openko.shards import KIND as TOKEN_SHARDS
 
 # What a build says of a corpus.
-FACTS = ("recipe", "read", "faults", "cleaned", "rejected", "kept", "files", "examples", "questions", "warnings")
+FACTS = ("recipe", "read", "faults", "cleaned", "rejected", "kept", "files", "examples", "questions", "near_duplicates", "warnings")
 EXAMPLES, EXCERPT, QUESTIONS, FAULTS_SHOWN = 3, 300, 20, 20
 # Decided after all filters, in this order; everything else that refuses a document is a filter.
 AFTER_FILTERS = ("contaminated", "exact-copy", "near-duplicate", "duplicate-id", "over-max-bytes")
@@ -96,7 +96,7 @@ def write(corpus: Path, out: Path | None = None, shards: list[Path] = ()) -> Pat
         cleaned_examples=facts["examples"].get("cleaned", {}), refused=_refused(facts), rejected=rejected, licences=licences(facts),
         faults=facts["faults"], shown_faults=shown_faults, checks=checks(facts, rejected.counts, faults), code=made.code,
         questions=sorted(rejected.questions.items(), key=lambda item: (-item[1], item[0]))[:QUESTIONS],
-        asked=facts["questions"], warnings=facts["warnings"],
+        asked=facts["questions"], compared=facts["near_duplicates"], warnings=facts["warnings"],
     )  # fmt: skip
     out = corpus.with_name(f"{corpus.name}.html") if out is None else Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,41 +1,57 @@
-"""What workers leave for the ordering: cleaned documents as JSON lines, sorted by the hash of their text, with an index.
+"""What workers leave for the ordering: documents as JSON lines, sorted by the hash of their text, with an index.
 
-A run is two files: `NNNNNN.jsonl`, one line a document, and `NNNNNN.npy`, one ENTRY a document in the same order. A worker writes as
-many runs as its piece of input needs, each from at most RUN_BYTES in memory. The order by hash is the corpus's own: it
-does not depend on files, workers or their order, equal texts meet in it, and any beginning of it is a fair sample.
+A run is `NNNNNN.jsonl`, one line a document; `NNNNNN.npy`, one ENTRY a document in the same order; and `NNNNNN.bands`, by which near-
+duplicates find each other. A worker writes as many runs as its piece of input needs, each from at most RUN_BYTES in memory. The order
+by hash is the corpus's own: it does not depend on files, workers or their order, equal texts meet in it, and any beginning of it is
+a fair sample.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import orjson
 import xxhash
 
-from openko.corpus.document import Document
+from openko.corpus.minhash import Similar
 
 RUN_BYTES = 64_000_000
-# high, low: the first 16 bytes of the text's SHA-256, as two numbers. id: xxh3_64. offset, length: of the line. bytes: of the text.
+SKETCH_BYTES = 500_000  # of texts that are sketched at once: what fits into a processor's cache
+# high, low: the first 16 bytes of the text's SHA-256, as two numbers. key: xxh3_64. offset, length: of the line. bytes: of the text.
 ENTRY = np.dtype(
-    [("high", "<u8"), ("low", "<u8"), ("id", "<u8"), ("offset", "<u8"), ("length", "<u4"), ("bytes", "<u4"), ("source", "<u2")]
+    [("high", "<u8"), ("low", "<u8"), ("key", "<u8"), ("offset", "<u8"), ("length", "<u4"), ("bytes", "<u4"), ("source", "<u2")]
 )  # fmt: skip
+EVERY_HASH = 1 << 64
+WALK = 400_000  # documents that are looked at together
+RUN, ROW = np.uint64(32), np.uint64(0xFFFFFFFF)  # a document's place is one number: run << RUN | row
 
 
 class RunWriter:
-    """Takes documents of one source in any order and writes runs into a directory. source: its number in the recipe."""
+    """Takes documents of one source in any order and writes runs into a directory. source: its number in the recipe.
 
-    def __init__(self, directory: Path, source: int):
-        self._source = source
-        self._directory, self._lines, self._entries, self._held, self._runs = directory, [], [], 0, 0
+    similar: how near-duplicates are found; None: not at all. among: a number; only documents of the same one can be near-duplicates.
+    """
 
-    def add(self, document: Document) -> None:
-        text = document.text.encode()
-        line = document.line()
-        digest = hashlib.sha256(text).digest()
-        high, low, name = int.from_bytes(digest[:8]), int.from_bytes(digest[8:16]), xxhash.xxh3_64_intdigest(document.id.encode())
-        self._entries.append((high, low, name, 0, len(line), len(text), self._source))
+    def __init__(self, directory: Path, source: int, similar: Similar | None, among: int = 0):
+        self._directory, self._source, self._similar, self._runs = directory, source, similar, 0
+        self._apart = np.uint64(among * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF)
+        self._forget()
+
+    def add(self, line: bytes, text: str, key: bytes) -> None:
+        """line: ends in a line end. key: orders documents of the same text."""
+        encoded = text.encode()
+        digest = hashlib.sha256(encoded).digest()
+        high, low = int.from_bytes(digest[:8]), int.from_bytes(digest[8:16])
+        self._entries.append((high, low, xxhash.xxh3_64_intdigest(key), 0, len(line), len(encoded), self._source))
         self._lines.append(line)
         self._held += len(line)
+        if self._similar:
+            self._texts.append(text)
+            self._text_bytes += len(encoded)
+            if self._text_bytes >= SKETCH_BYTES:
+                self._sketch()
         if self._held >= RUN_BYTES:
             self.close()
 
@@ -44,13 +60,27 @@ class RunWriter:
         if not self._lines:
             return
         entries = np.array(self._entries, ENTRY)
-        order = np.lexsort((entries["id"], entries["low"], entries["high"]))
+        order = np.lexsort((entries["key"], entries["low"], entries["high"]))
         entries = entries[order]
         entries["offset"] = np.cumsum(entries["length"], dtype=np.uint64) - entries["length"]
         with open(self._directory / f"{self._runs:06d}.jsonl", "wb") as file:
             file.writelines(self._lines[k] for k in order.tolist())
+        if self._similar:
+            self._sketch()
+            with open(self._directory / f"{self._runs:06d}.bands", "wb") as file:
+                np.save(file, np.concatenate(self._bands, axis=1)[:, order] ^ self._apart)
         np.save(self._directory / f"{self._runs:06d}.npy", entries)
-        self._lines, self._entries, self._held, self._runs = [], [], 0, self._runs + 1
+        self._runs += 1
+        self._forget()
+
+    def _sketch(self) -> None:
+        if self._texts:
+            self._bands.append(self._similar.sketch(self._texts))
+        self._texts, self._text_bytes = [], 0
+
+    def _forget(self) -> None:
+        self._lines, self._entries, self._held = [], [], 0
+        self._texts, self._text_bytes, self._bands = [], 0, []
 
 
 class Runs:
@@ -58,36 +88,103 @@ class Runs:
 
     def __init__(self, directories: Iterable[Path], priorities: Sequence[int]):
         """priorities: of the sources, by their numbers."""
-        self._priorities = np.array(priorities)
+        self.priorities = np.array(priorities)
         self._paths = sorted(path for directory in directories for path in directory.glob("*.npy"))
 
-    def entries(self, low: int = 0, high: int = 1 << 64) -> tuple[np.ndarray, np.ndarray]:
-        """ENTRYs whose `high` is in [low, high), with the number of each one's run; sorted by hash, then priority, then id."""
-        found, runs = [np.empty(0, ENTRY)], [np.empty(0, np.int64)]
-        for number, path in enumerate(self._paths):
-            index = np.load(path, mmap_mode="r")
-            start, stop = (_place(index["high"], bound) for bound in (low, high))
-            found.append(np.array(index[start:stop]))
-            runs.append(np.full(stop - start, number))
-        found, runs = np.concatenate(found), np.concatenate(runs)
-        order = np.lexsort((found["id"], self._priorities[found["source"]], found["low"], found["high"]))
-        return found[order], runs[order]
+    # ── in the order of the hashes ──
 
-    def lines(self, entries: np.ndarray, runs: np.ndarray) -> list[bytes]:
-        """The lines of some entries, in their order. What lies between them in a run is read too, so they should be neighbours."""
+    def walk(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """All documents as `entries` gives them, about WALK at a time."""
+        ranges = 1 + int(self.sizes().sum()) // WALK
+        for k in range(ranges):
+            yield self.entries(k * EVERY_HASH // ranges, (k + 1) * EVERY_HASH // ranges)
+
+    def entries(self, low: int = 0, high: int = EVERY_HASH) -> tuple[np.ndarray, np.ndarray]:
+        """ENTRYs whose `high` is in [low, high), and their places, uint64; sorted by hash, then priority, then key."""
+        found, places = [np.empty(0, ENTRY)], [np.empty(0, np.uint64)]
+        for number, index in enumerate(self._indexes()):
+            start, stop = (_rank(index["high"], bound) for bound in (low, high))
+            found.append(np.array(index[start:stop]))
+            places.append(np.arange(start, stop, dtype=np.uint64) | np.uint64(number) << RUN)
+        found, places = np.concatenate(found), np.concatenate(places)
+        order = np.lexsort((found["key"], self.priorities[found["source"]], found["low"], found["high"]))
+        return found[order], places[order]
+
+    def lines(self, entries: np.ndarray, places: np.ndarray) -> list[bytes]:
+        """The lines of neighbours in that order. What lies between them in a run is read too."""
         lines = [b""] * len(entries)
-        for run in np.unique(runs).tolist():
-            chosen = np.flatnonzero(runs == run)
+        for path, chosen in self._by_run(places):
             offsets, ends = entries["offset"][chosen].astype(np.int64), (entries["offset"] + entries["length"])[chosen].astype(np.int64)
             first = int(offsets.min())
-            with open(self._paths[run].with_suffix(".jsonl"), "rb") as file:
+            with open(path.with_suffix(".jsonl"), "rb") as file:
                 file.seek(first)
                 block = memoryview(file.read(int(ends.max()) - first))
             for k, start, stop in zip(chosen.tolist(), (offsets - first).tolist(), (ends - first).tolist(), strict=True):
                 lines[k] = bytes(block[start:stop])
         return lines
 
+    # ── one by one ──
 
-def _place(sorted_numbers: np.ndarray, bound: int) -> int:
+    def at(self, places: np.ndarray) -> np.ndarray:
+        """The ENTRYs at some places, in their order."""
+        found = np.empty(len(places), ENTRY)
+        for path, chosen in self._by_run(places):
+            found[chosen] = np.load(path, mmap_mode="r")[(places[chosen] & ROW).astype(np.int64)]
+        return found
+
+    def scattered_lines(self, places: np.ndarray) -> list[bytes]:
+        """The lines at some places, in their order, read one by one."""
+        lines, entries = [b""] * len(places), self.at(places)
+        for path, chosen in self._by_run(places):
+            with open(path.with_suffix(".jsonl"), "rb") as file:
+                for k in chosen[np.argsort(entries["offset"][chosen])].tolist():
+                    file.seek(int(entries["offset"][k]))
+                    lines[k] = file.read(int(entries["length"][k]))
+        return lines
+
+    # ── their bands ──
+
+    def sizes(self) -> np.ndarray:
+        """How many documents each run has, int64."""
+        return np.array([len(index) for index in self._indexes()], np.int64)
+
+    def band(self, number: int) -> Iterator[np.ndarray]:
+        """One band of all documents, run by run: uint64."""
+        for path in self._paths:
+            yield np.load(path.with_suffix(".bands"), mmap_mode="r")[number]
+
+    def bands(self, places: np.ndarray) -> np.ndarray:
+        """All bands of the documents at some places: uint64 [places, bands]."""
+        found = None
+        for path, chosen in self._by_run(places):
+            of_run = np.load(path.with_suffix(".bands"), mmap_mode="r")
+            found = np.empty((len(places), len(of_run)), np.uint64) if found is None else found
+            found[chosen] = of_run[:, (places[chosen] & ROW).astype(np.int64)].T
+        return found
+
+    def _indexes(self) -> Iterator[np.ndarray]:
+        for path in self._paths:
+            yield np.load(path, mmap_mode="r")
+
+    def _by_run(self, places: np.ndarray) -> Iterator[tuple[Path, np.ndarray]]:
+        """The path of each run that is meant, and which of the places are in it."""
+        if len(places) == 0:
+            return
+        runs = (places >> RUN).astype(np.int64)
+        order = np.argsort(runs, kind="stable")
+        numbers, starts = np.unique(runs[order], return_index=True)
+        for number, chosen in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
+            yield self._paths[number], chosen
+
+
+def parsed(line: bytes) -> dict:
+    """A line's record. Lines of other people may hold NaN, which orjson refuses."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return json.loads(line)
+
+
+def _rank(sorted_numbers: np.ndarray, bound: int) -> int:
     """How many of them are below `bound`, which may be 2**64."""
-    return len(sorted_numbers) if bound >= 1 << 64 else int(np.searchsorted(sorted_numbers, np.uint64(bound)))
+    return len(sorted_numbers) if bound >= EVERY_HASH else int(np.searchsorted(sorted_numbers, np.uint64(bound)))

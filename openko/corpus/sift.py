@@ -10,7 +10,7 @@ from pathlib import Path
 
 from openko.corpus import clean, filters, readers
 from openko.corpus.decontaminate import Questions
-from openko.corpus.document import Document, Fault, Piece, Source, Text
+from openko.corpus.document import LANGUAGES, Document, Fault, Piece, Source, Text
 from openko.corpus.recipe import Recipe
 from openko.corpus.runs import RunWriter
 
@@ -37,7 +37,8 @@ def sift(recipe: Recipe, source: Source, pieces: list[Piece], data: Path, questi
     """
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    tally, runs, rules = Tally(source.name), RunWriter(directory, recipe.sources.index(source)), recipe.rules(source)
+    runs = RunWriter(directory, recipe.sources.index(source), recipe.near_duplicates, among=LANGUAGES.index(source.language))
+    tally, rules = Tally(source.name), recipe.rules(source)
     against = _unpickled(questions) if questions else None
     # A fault's detail may quote half a surrogate pair, which no encoding knows.
     writing = {"mode": "w", "encoding": "utf-8", "errors": "backslashreplace"}
@@ -56,7 +57,7 @@ def sift(recipe: Recipe, source: Source, pieces: list[Piece], data: Path, questi
                     lineage = {"id": document.id, "source": document.source, "place": document.place}
                     rejected.write(json.dumps(lineage | refused | {"text": document.text}, ensure_ascii=False) + "\n")
                 else:
-                    runs.add(document)
+                    runs.add(document.line(), document.text, document.id.encode())
     runs.close()
     return vars(tally)
 

@@ -389,13 +389,14 @@ def as_utf8(content: Content) -> BinaryIO:
     return file
 
 
-def byte_pieces(source: Source, files: list[Path], data: Path) -> list[Piece]:
-    """Plain files of lines in ranges of PIECE_BYTES; compressed and UTF-16 files, which cannot be entered midway, whole."""
-    pieces = []
+def byte_pieces(source: Source, files: list[Path], data: Path, size: int | None = None) -> list[Piece]:
+    """Plain files of lines in ranges of `size` bytes, PIECE_BYTES if none is given; compressed and UTF-16 files, which cannot be entered
+    midway, whole."""
+    pieces, size = [], size or PIECE_BYTES
     for path in files:
-        size = (data / path).stat().st_size
-        starts = range(0, size, PIECE_BYTES) if size > PIECE_BYTES and _enterable(data / path) else (0,)
-        pieces += [Piece(source.name, path, start, start + PIECE_BYTES if start != starts[-1] else None) for start in starts]
+        whole = (data / path).stat().st_size
+        starts = range(0, whole, size) if whole > size and _enterable(data / path) else (0,)
+        pieces += [Piece(source.name, path, start, start + size if start != starts[-1] else None) for start in starts]
     return pieces
 
 

@@ -13,6 +13,7 @@ from openko.corpus.readers.files import Content, Lines
 from openko.errors import InputError
 
 SEPARATORS = ("blank-lines", "lines")
+SHOWN = 300  # characters of what is found, for a person
 
 
 def read_jsonl(piece: Piece, source: Source, data: Path) -> Iterator[Text | Fault]:
@@ -32,6 +33,20 @@ def jsonl(content: Content, options: dict, start: int = 0, stop: int | None = No
             yield record
         else:
             yield from paths.read_text(record, text, place, paths.read_id(record, own_id))
+
+
+def text_record(line: bytes | None, lines: Lines, place: str) -> dict | Fault:
+    """The object in a line, whatever its fields, if it has a `text` that can be written down again."""
+    found = _record(line, lines, place)
+    if isinstance(found, Fault):
+        return found
+    text = found.get("text")
+    if text is None:
+        return Fault("missing-field", place, f"no text; there are {', '.join(found)}"[:SHOWN])
+    if not isinstance(text, str):
+        return Fault("wrong-type", place, f"text holds {paths.kind(text)}")
+    read = paths.checked(text, place)
+    return read if isinstance(read, Fault) else found
 
 
 def _record(line: bytes | None, lines: Lines, place: str) -> dict | Fault:

@@ -1,0 +1,373 @@
+"""Near-duplicates: what is compared, who goes, that nothing depends on files or workers, and what the person is told."""
+
+import gzip
+import json
+import random
+import unicodedata
+
+import numpy as np
+import pytest
+import zstandard
+from corpus_text import english, korean, write_jsonl
+
+from openko.cli import app
+from openko.corpus import build, dedup, engines, near_duplicates, recipe, runs, shingles
+from openko.corpus.minhash import Bands, Similar
+from openko.errors import InputError
+
+WORDS = sorted({word for n in range(40) for word in korean(n).split()})
+
+
+def true_shingles(text: str, unit: str) -> set:
+    """The definition, once more."""
+    text = unicodedata.normalize("NFC", text)
+    units = "".join(text.split()) if unit == "syllable" else text.split()
+    return {tuple(units[k : k + 5]) for k in range(max(1, len(units) - 4))} if units else set()
+
+
+def true_jaccard(a: str, b: str, unit: str = "syllable") -> float:
+    a, b = true_shingles(a, unit), true_shingles(b, unit)
+    return len(a & b) / max(1, len(a | b))
+
+
+def edited(text: str, words: float, seed: int) -> str:
+    """With a share of its words replaced."""
+    draw, found = random.Random(seed), text.split()
+    for k in draw.sample(range(len(found)), round(words * len(found))):
+        found[k] = draw.choice(WORDS)
+    return " ".join(found)
+
+
+def unspaced(text: str, share: float, seed: int) -> str:
+    draw = random.Random(seed)
+    return "".join(c for c in text if c != " " or draw.random() >= share)
+
+
+def json_lines(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """documents -> (survivors by id, duplicates by id, facts)."""
+
+    def run(documents, *, name="out", files=1, **options):
+        paths = [tmp_path / f"{name}-{number}.jsonl" for number in range(files)]
+        for number, path in enumerate(paths):
+            write_jsonl(path, documents[number::files])
+        made = dedup.dedup(paths, tmp_path / name, say=lambda line: None, **options)
+        kept = [d for path in made.facts["files"] for d in json_lines(tmp_path / name / path)]
+        gone = json_lines(tmp_path / name / "duplicates.jsonl")
+        return {d["id"]: d for d in kept}, {d["id"]: d for d in gone}, made.facts
+
+    return run
+
+
+# ── what is compared ───────────────────────────────────────────────────────────────────────────────────────────────
+
+TEXTS = [
+    "가나다라마바사", "가 나 다\n라마\t바사", unicodedata.normalize("NFD", "가나다라마바사"), "가나", "가 나", "", " \n", "a",
+    "한 두 세 네 다섯 여섯 일곱", "한두 세네 다섯여섯일곱", "ㅋㅋㅋㅋㅋㅋㅋㅋ", "ᄒᆞᆫ글 옛한글 글자입니다", "🙂🙂🙂🙂🙂🙂",
+    korean(1), korean(2), english(1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", shingles.UNITS)
+def test_shingles_are_those_of_the_definition(unit):
+    sets = shingles.sets(TEXTS, unit)
+    assert [len(found) for found in sets] == [len(true_shingles(text, unit)) for text in TEXTS]
+    for a, found_a in zip(TEXTS, sets, strict=True):
+        for b, found_b in zip(TEXTS, sets, strict=True):
+            assert shingles.jaccard(found_a, found_b) == true_jaccard(a, b, unit)
+
+
+@pytest.mark.parametrize("unit", shingles.UNITS)
+def test_a_texts_shingles_do_not_depend_on_those_beside_it(unit):
+    alone = [shingles.sets([text], unit)[0].tolist() for text in TEXTS]
+    assert [found.tolist() for found in shingles.sets(TEXTS, unit)] == alone
+    assert np.array_equal(Similar(unit).sketch(TEXTS)[:, 8:], np.concatenate([Similar(unit).sketch([text]) for text in TEXTS[8:]], axis=1))
+
+
+def test_the_bands_catch_nine_in_ten_at_the_threshold_and_are_as_long_as_they_can_be():
+    for threshold in (0.3, 0.5, 0.7, 0.8, 0.9, 0.99):
+        bands = Bands.for_threshold(threshold)
+        longer = Bands(128 // (bands.rows + 1), bands.rows + 1)
+        assert bands.probability(threshold) >= 0.9 > longer.probability(threshold)
+    assert Bands.for_threshold(0.7) == Bands(21, 6)
+
+
+@pytest.mark.parametrize("likeness", [0.5, 0.7, 0.8])
+def test_bands_are_shared_as_often_as_the_formula_says(likeness):
+    draw, size, pairs = np.random.default_rng(0), 600, 400
+    shared = round(2 * size * likeness / (1 + likeness))
+    sets = []
+    for _ in range(pairs):
+        pool = draw.integers(0, 1 << 63, 2 * size - shared, dtype=np.uint64)
+        sets += [pool[:size], pool[size - shared :]]
+    bands = Similar().bands
+    found = bands.of(np.concatenate(sets), np.arange(2 * pairs + 1) * size)
+    caught, expected = np.mean((found[:, ::2] == found[:, 1::2]).any(axis=0)), bands.probability(likeness)
+    assert abs(caught - expected) < 4 * (expected * (1 - expected) / pairs) ** 0.5 + 0.005
+
+
+# ── who goes ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_copies_go_and_each_names_one_that_stayed_and_is_as_similar_as_said(run):
+    originals = [{"id": f"o{n}", "text": korean(n, 20), "kind": "own"} for n in range(300)]
+    copies = [{"id": f"w{n}", "text": edited(d["text"], 0.03, n)} for n, d in enumerate(originals[:80])]
+    copies += [{"id": f"s{n}", "text": unspaced(d["text"], 0.2, n)} for n, d in enumerate(originals[80:160])]
+    copies += [{"id": f"x{n}", "text": d["text"]} for n, d in enumerate(originals[160:200])]
+    documents = originals + copies
+    texts = {d["id"]: d["text"] for d in documents}
+    kept, gone, facts = run(documents)
+    assert set(kept) | set(gone) == set(texts) and not set(kept) & set(gone)
+    for record in gone.values():
+        assert record["kept"] in kept
+        assert record["jaccard"] == pytest.approx(true_jaccard(texts[record["id"]], texts[record["kept"]]), abs=1e-12)
+        assert record["jaccard"] >= 0.7 and record["exact"] == (texts[record["id"]] == texts[record["kept"]])
+    pairs = [(copy["id"], original["id"]) for copy, original in zip(copies, originals, strict=False)]
+    assert sum(set(pair) <= set(kept) for pair in pairs) <= 2  # of 200
+    assert not {f"o{n}" for n in range(200, 300)} & set(gone)
+    assert facts["removed"]["exact"]["documents"] == 40 and facts["documents"] == 500
+    assert facts["kept"]["documents"] == len(kept) and facts["compared"]["incomplete"] == 0
+
+
+def test_no_chains(run):
+    # Windows over one long text: neighbours are alike, those two steps apart are not. The first is the longest.
+    words = [f"{a}{b}" for a in WORDS[:40] for b in ("은", "는")][:80]
+    a, b, c = " ".join(words[:60]), " ".join(words[8:66]), " ".join(words[16:73])
+    assert true_jaccard(a, b) >= 0.7 and true_jaccard(b, c) >= 0.7 > true_jaccard(a, c)
+    assert len(a.encode()) > len(b.encode()) > len(c.encode())
+    kept, gone, _ = run([{"id": name, "text": text} for name, text in (("c", c), ("a", a), ("b", b))], similar=Similar(threshold=0.7))
+    assert set(kept) == {"a", "c"} and gone["b"]["kept"] == "a"
+
+
+def test_of_similar_texts_the_longest_stays_whatever_the_order(run):
+    texts = {"long": korean(7, 20) + " 그리고 한마디 더.", "short": korean(7, 20)}
+    for name, order in (("one", ("long", "short")), ("two", ("short", "long"))):
+        kept, gone, _ = run([{"id": key, "text": texts[key]} for key in order], name=name)
+        assert set(kept) == {"long"} and gone["short"]["kept"] == "long"
+
+
+def test_equal_copies_of_a_near_duplicate_name_what_stayed(run):
+    long, short = korean(7, 20) + " 그리고 한마디 더.", korean(7, 20)
+    _, gone, facts = run([{"id": "b", "text": short}, {"id": "c", "text": short}, {"id": "a", "text": long}])
+    assert {(record["kept"], record["exact"]) for record in gone.values()} == {("a", False)} and set(gone) == {"b", "c"}
+    assert facts["removed"] == {"exact": {"documents": 0, "bytes": 0}, "near": {"documents": 2, "bytes": 2 * len(short.encode())}}
+
+
+def test_lost_spaces_are_seen_by_syllables_only(run):
+    text = korean(3, 20)
+    documents = [{"id": "a", "text": text}, {"id": "b", "text": unspaced(text, 0.5, 1)}]
+    assert len(run(documents, name="syllable")[0]) == 1
+    assert len(run(documents, name="eojeol", similar=Similar(unit="eojeol"))[0]) == 2
+
+
+def test_the_threshold_decides(run):
+    text = korean(3, 40)
+    documents = [{"id": "a", "text": text + "."}, {"id": "b", "text": edited(text, 0.08, 1)}]
+    likeness = true_jaccard(documents[0]["text"], documents[1]["text"])
+    assert 0.5 < likeness < 0.85
+    assert len(run(documents, name="low", similar=Similar(threshold=round(likeness - 0.1, 2)))[0]) == 1
+    assert len(run(documents, name="high", similar=Similar(threshold=round(likeness + 0.05, 2)))[0]) == 2
+
+
+# ── the same on every machine ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def many(seed=0):
+    documents = [{"id": f"{n}", "text": korean(n, 12)} for n in range(400)]
+    documents += [{"id": f"e{n}", "text": edited(korean(n, 12), 0.04, n)} for n in range(300)]
+    documents += [{"id": f"f{n}", "text": edited(korean(n % 10, 12), 0.05, 1000 + n)} for n in range(200)]  # ten groups of many
+    random.Random(seed).shuffle(documents)
+    return documents
+
+
+def content(directory):
+    return {path.name: path.read_bytes() for path in directory.glob("*.jsonl")}
+
+
+def test_the_bytes_do_not_depend_on_files_their_order_or_workers(run, tmp_path, monkeypatch):
+    _, gone, _ = run(many(), name="one")
+    assert len(gone) > 300
+    run(many(seed=1), name="other-order", files=5)
+    monkeypatch.setattr(dedup, "LEAST_BYTES", 20_000)
+    monkeypatch.setattr(dedup, "MOST_BYTES", 20_000)
+    run(many(seed=2), name="small-tasks", files=3, engine=engines.Local(2))
+    assert content(tmp_path / "one") == content(tmp_path / "other-order") == content(tmp_path / "small-tasks")
+
+
+def test_groups_larger_than_memory_and_runs_of_any_size_change_nothing(run, tmp_path, monkeypatch):
+    run(many(), name="one")
+    for module, name, value in (
+        (near_duplicates, "HELD_BYTES", 20_000), (near_duplicates, "LOAD_BYTES", 3_000),
+        (runs, "RUN_BYTES", 50_000), (runs, "SKETCH_BYTES", 1_500), (runs, "WALK", 300),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+    run(many(), name="two")
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+@pytest.mark.parametrize("limit", ["COMPARISONS", "CROWD"])
+def test_what_is_not_compared_is_counted_and_stays(run, monkeypatch, limit):
+    monkeypatch.setattr(near_duplicates, limit, 1)
+    texts = {d["id"]: d["text"] for d in many()}
+    kept, gone, facts = run(many(), similar=Similar(threshold=0.8))
+    assert facts["compared"]["incomplete"] > 0
+    assert all(true_jaccard(texts[r["id"]], texts[r["kept"]]) >= 0.8 and r["kept"] in kept for r in gone.values())
+
+
+def test_groups_are_those_of_all_edges_in_any_portions():
+    draw = np.random.default_rng(0)
+    edges = draw.integers(0, 300, (250, 2))
+    parent = list(range(300))
+
+    def root(k):
+        while parent[k] != k:
+            k = parent[k]
+        return k
+
+    labels = np.arange(300)
+    for some in np.split(edges, [10, 11, 100, 100, 240]):
+        labels = near_duplicates._joined(labels, some[:, 0], some[:, 1])
+        for a, b in some.tolist():
+            low, high = sorted((root(a), root(b)))
+            parent[high] = low
+    assert labels.tolist() == [root(k) for k in range(300)]
+
+
+# ── files as they come ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_lines_stay_as_they_are_and_what_cannot_be_read_is_told(tmp_path):
+    text = korean(1)
+    good = [
+        b'{"text": "' + text.encode() + b'",   "score": NaN, "meta": {"a": [1, 2]}}',
+        json.dumps({"text": korean(2), "id": 7}).encode(),  # escaped
+    ]
+    (tmp_path / "a.jsonl").write_bytes(
+        b"\n".join(
+            [good[0], b"", b"{broken", b'{"body": "x"}', b'{"text": 3}', b'{"text": " "}', b"[1]", b'{"text": "\\ud800 abcdefg"}', good[1]]
+        )
+    )
+    third = json.dumps({"text": korean(3), "id": "셋"}, ensure_ascii=False)
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(third.encode() + b"\n"))
+    (tmp_path / "c.jsonl.zst").write_bytes(zstandard.compress(json.dumps({"text": text, "id": "copy"}).encode()))
+    (tmp_path / "d.jsonl").write_bytes((json.dumps({"text": korean(4), "id": "넷"}, ensure_ascii=False) + "\n").encode("cp949"))
+    made = dedup.dedup(sorted(tmp_path.glob("*.*")), tmp_path / "out", say=lambda line: None)
+    kept = b"".join((tmp_path / "out" / name).read_bytes() for name in made.facts["files"]).splitlines()
+    copies = json_lines(tmp_path / "out" / "duplicates.jsonl")
+    assert len(copies) == 1 and {copies[0]["id"], copies[0]["kept"]} == {
+        "copy",
+        copies[0]["kept"] if copies[0]["id"] == "copy" else copies[0]["id"],
+    }
+    assert good[1] in kept and third.encode() in kept and len(kept) == 4
+    assert json.dumps({"text": korean(4), "id": "넷"}, ensure_ascii=False).encode() in kept
+    assert made.facts["unreadable"] == {"invalid-json": 1, "missing-field": 1, "wrong-type": 2, "empty": 1, "wrong-encoding": 1}
+    unreadable = json_lines(tmp_path / "out" / "unreadable.jsonl")
+    assert {record["place"].split("#")[0].rsplit("/", 1)[-1] for record in unreadable} == {"a.jsonl"} and len(unreadable) == 6
+
+
+def test_without_ids_texts_are_called_by_their_hash(tmp_path):
+    import hashlib
+
+    write_jsonl(tmp_path / "a.jsonl", [{"text": korean(1)}, {"text": korean(1), "n": 2}])
+    dedup.dedup([tmp_path / "a.jsonl"], tmp_path / "out", say=lambda line: None)
+    [copy] = json_lines(tmp_path / "out" / "duplicates.jsonl")
+    assert copy["id"] == copy["kept"] == "sha256:" + hashlib.sha256(korean(1).encode()).hexdigest() and copy["exact"]
+
+
+def test_a_file_without_a_document_makes_an_empty_result(tmp_path):
+    (tmp_path / "a.jsonl").write_text("\n\n")
+    made = dedup.dedup([tmp_path / "a.jsonl"], tmp_path / "out", say=lambda line: None)
+    assert made.facts["files"] == [] and made.facts["documents"] == 0 and (tmp_path / "out" / "duplicates.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    "inputs, said",
+    [([], "no JSONL file"), (["none.jsonl"], "is no file"), (["out/x.jsonl"], "lies in"), (["a.jsonl"] * 2, "more than once")],
+)
+def test_wrong_inputs_are_refused(tmp_path, inputs, said):
+    write_jsonl(tmp_path / "a.jsonl", [{"text": korean(1)}])
+    write_jsonl(tmp_path / "out" / "x.jsonl", [{"text": korean(1)}])
+    with pytest.raises(InputError, match=said):
+        dedup.dedup([tmp_path / name for name in inputs], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "unit, threshold, said", [("word", 0.7, "unit is one of"), ("syllable", 0.1, "from 0.3 to 1"), ("syllable", 1.2, "from 0.3 to 1")]
+)
+def test_what_cannot_be_meant_is_refused(unit, threshold, said):
+    with pytest.raises(InputError, match=said):
+        Similar(unit, threshold)
+
+
+def test_the_command_line(tmp_path, capsys):
+    write_jsonl(tmp_path / "a.jsonl", [{"id": n, "text": korean(n % 5, 12)} for n in range(10)])
+    app(
+        ["corpus", "dedup", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "out"), "--threshold", "0.8", "--workers", "1", "--json"],
+        standalone_mode=False,
+    )
+    made = json.loads(capsys.readouterr().out)
+    assert made["kept"]["documents"] == 5 and made["removed"]["exact"]["documents"] == 5
+
+
+# ── as a part of a corpus ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    def make(name, sources, **fields):
+        entries = []
+        for source, (documents, priority, language) in sources.items():
+            write_jsonl(tmp_path / "data" / f"{source}.jsonl", documents)
+            entries.append({
+                "name": source, "reader": "jsonl", "path": f"{source}.jsonl", "licence": "CC0", "language": language, "priority": priority,
+            })  # fmt: skip
+        made = recipe.parse({"name": name, "sources": entries, **fields}, where="test")
+        facts = build.build(tmp_path / name, made, data=tmp_path / "data", say=lambda line: None).facts
+        lines = [d for names in facts["files"].values() for path in names for d in json_lines(tmp_path / name / path)]
+        refused = json_lines(tmp_path / name / "rejected.jsonl")
+        return {d["id"] for d in lines}, {d["id"]: d for d in refused}, facts
+
+    return make
+
+
+def test_in_a_corpus_the_preferred_source_stays_and_the_report_counts(corpus):
+    better = [{"id": n, "text": korean(n)} for n in range(50)]
+    other = [{"id": n, "text": edited(korean(n), 0.02, n) + " 그 밖의 말."} for n in range(30)]
+    kept, refused, facts = corpus("made", {"other": (other, 2, "ko"), "better": (better, 1, "ko")})
+    near = {name: record for name, record in refused.items() if record["reason"] == "near-duplicate"}
+    assert len(near) >= 29 and {f"better/{n}" for n in range(50)} <= kept
+    assert all(name.startswith("other/") and record["copy_of"] == name.replace("other", "better") for name, record in near.items())
+    assert all(record["jaccard"] >= 0.7 and record["text"] for record in near.values())
+    assert facts["rejected"]["other"]["near-duplicate"]["documents"] == len(near)
+    assert facts["near_duplicates"]["compared"] >= len(near)
+
+
+def test_nothing_held_out_has_a_near_copy_in_training(corpus, tmp_path):
+    documents = [{"id": f"{n}/{k}", "text": edited(korean(n), 0.01 * k, k)} for n in range(60) for k in range(3)]
+    corpus("made", {"one": (documents, 1, "ko")}, **{"held-out": 0.3})
+    parts = {part: [d["text"] for d in json_lines(tmp_path / "made" / f"ko.{part}-00000.jsonl")] for part in ("train", "heldout")}
+    assert len(parts["heldout"]) > 10 and len(parts["train"]) > 20
+    assert not [1 for a in parts["heldout"] for b in parts["train"] if true_jaccard(a, b) >= 0.7]
+
+
+def test_false_keeps_all(corpus):
+    same = [{"id": n, "text": korean(n) + " " + english(n)} for n in range(20)]
+    near = [{"id": n, "text": korean(n) + " " + english(n) + " One more."} for n in range(20)]
+    kept, _, _ = corpus("one", {"a": (same, 1, "ko"), "b": (near, 1, "ko")})
+    everything, refused, facts = corpus("all", {"a": (same, 1, "ko"), "b": (near, 1, "ko")}, **{"near-duplicates": False})
+    assert len(kept) <= len(everything) / 2 and facts["near_duplicates"] == {}
+    assert not [r for r in refused.values() if r["reason"] == "near-duplicate"]
+
+
+@pytest.mark.parametrize("given, said", [
+    ({"unit": "word"}, "near-duplicates: unit is one of"), ({"threshold": 2}, "near-duplicates: threshold is"), (True, "needs fields"),
+    ({"treshold": 0.7}, "near-duplicates: unknown field 'treshold'"),
+])  # fmt: skip
+def test_a_faulty_recipe_is_refused(given, said):
+    source = {"name": "a", "reader": "jsonl", "path": "*.jsonl", "licence": "CC0", "language": "ko"}
+    with pytest.raises(InputError, match=said):
+        recipe.parse({"name": "x", "sources": [source], "near-duplicates": given}, where="test")
