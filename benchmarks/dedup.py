@@ -13,8 +13,8 @@ Both are timed as whole processes from start to end, start-up, reading and writi
 ten times a second. Caught: a copy is not caught if both it and its original are among the survivors. Without a twin: removed documents
 whose Jaccard with every survivor is below 0.7, all removed documents against all survivors, by planted_copies.py's own sets of
 5-character strings. Of openko's duplicates.jsonl every line is checked by the same sets. The limit is the larger of two: reading
-and writing the files (cat, and sync of the result), and rensa's signatures alone, of shingles that are hashed already, in as many
-processes. --json ends with {name, ours, peer, ratio, unit, limit, …}: seconds.
+and writing the files (cat, and sync of the result), and rensa's signatures alone, of shingles that are hashed already, on all
+cores. --json ends with {name, ours, peer, ratio, unit, limit, …}: seconds.
 
 --curve: seconds and memory by the size of the input, a tenth of whose documents are copies with words changed or spaces lost; what that
 makes of 61 GB on 16 cores, line by line. --templates: how many of 200 documents that are made from frames go, by threshold and unit.
@@ -28,7 +28,6 @@ datatrove wants other versions of its libraries than openko, so it gets an envir
 import argparse
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -45,6 +44,7 @@ import numpy as np
 import orjson
 import planted_copies
 from corpus import slope, watched
+from rensa import RMinHash
 
 from openko.corpus import minhash, shingles
 
@@ -103,7 +103,7 @@ def compare(asked: argparse.Namespace, here: Path) -> dict:
     }  # fmt: skip
     alike = planted_copies.alike(truth, texts, THRESHOLD)
     print_table(found, alike, per_kind=len(truth) // len(planted_copies.KINDS))
-    print(f"cat and sync {seconds['cat']:.2f} s; rensa's signatures alone {seconds['signatures']:.2f} s, {asked.workers} processes")
+    print(f"cat and sync {seconds['cat']:.2f} s; rensa's signatures alone {seconds['signatures']:.2f} s")
     wrong = planted_copies.misstated(read(here / "ours" / "duplicates.jsonl"), texts, survivors["ours"], THRESHOLD)
     if wrong or found["ours"]["without_twin"]:
         sys.exit("openko removed or stated what is not so:\n" + "\n".join(wrong[:20]))
@@ -162,7 +162,7 @@ def timed(files: list[Path], here: Path, rounds: int, workers: int, python: str)
         "ours": ours(files, here / "ours", workers),
         "peer": [python, str(script), str(files[0].parent), str(here / "peer"), str(workers)],
     }
-    hashed = hashed_shingles(files, workers)
+    hashed = hashed_shingles(files)
     floors = {"cat": lambda: copied(files, here / "copied"), "signatures": lambda: signatures(hashed)}
     seconds, memory, written = {name: [] for name in [*commands, *floors]}, Counter(), set()
     for number in range(rounds):
@@ -198,39 +198,18 @@ def copied(files: list[Path], to: Path) -> float:
     return time.perf_counter() - began
 
 
-def hashed_shingles(files: list[Path], workers: int) -> list[list[tuple[np.ndarray, np.ndarray]]]:
-    """For each process, shingles and starts of a thousand texts at a time."""
+def hashed_shingles(files: list[Path]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Shingles and starts of a thousand texts at a time."""
     texts = [line["text"] for path in files for line in read(path)]
-    batches = [shingles.hashes(texts[start : start + 1000], "syllable") for start in range(0, len(texts), 1000)]
-    return [batches[k::workers] for k in range(workers)]
+    return [shingles.hashes(texts[start : start + 1000], "syllable") for start in range(0, len(texts), 1000)]
 
 
-def signatures(hashed: list[list[tuple[np.ndarray, np.ndarray]]]) -> float:
-    """Seconds of rensa's signatures of all of it, after every process has begun."""
-    context = multiprocessing.get_context("fork")
-    ready, go = context.Barrier(len(hashed) + 1), context.Barrier(len(hashed) + 1)
-    processes = [context.Process(target=sign, args=(share, ready, go)) for share in hashed]
-    for process in processes:
-        process.start()
-    ready.wait()
-    began = time.perf_counter()
-    go.wait()
-    for process in processes:
-        process.join()
-    if any(process.exitcode for process in processes):
-        sys.exit("a process that made signatures failed")
-    return time.perf_counter() - began
-
-
-def sign(share: list[tuple[np.ndarray, np.ndarray]], ready, go) -> None:
-    os.environ["RAYON_NUM_THREADS"] = "1"  # rensa may take more cores than one
-    from rensa import RMinHash
-
-    bands = minhash.Bands.for_threshold(THRESHOLD)
-    ready.wait()
-    go.wait()
-    for values, starts in share:
+def signatures(hashed: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Seconds of rensa's signatures of all of it; rensa works in a thread for each core."""
+    bands, began = minhash.Bands.for_threshold(THRESHOLD), time.perf_counter()
+    for values, starts in hashed:
         RMinHash.digest_matrix_from_flat_token_hashes(values, starts.astype(np.uint64), bands.count * bands.rows, minhash.SEED)
+    return time.perf_counter() - began
 
 
 def print_table(found: dict, alike: dict[str, float], per_kind: int) -> None:
