@@ -1,9 +1,13 @@
 """Near-duplicates: what is compared, who goes, that nothing depends on files or workers, and what the person is told."""
 
+import errno
 import gzip
+import hashlib
 import json
+import os
 import random
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +15,7 @@ import zstandard
 from corpus_text import english, korean, write_jsonl
 
 from openko.cli import app
-from openko.corpus import build, dedup, engines, near_duplicates, recipe, runs, shingles
+from openko.corpus import arrange, build, dedup, engines, near_duplicates, recipe, runs, shingles
 from openko.corpus.minhash import Bands, Similar
 from openko.errors import InputError
 
@@ -203,10 +207,42 @@ def test_groups_larger_than_memory_and_runs_of_any_size_change_nothing(run, tmp_
     for module, name, value in (
         (near_duplicates, "HELD_BYTES", 20_000), (near_duplicates, "LOAD_BYTES", 3_000),
         (runs, "RUN_BYTES", 50_000), (runs, "SKETCH_BYTES", 1_500), (runs, "WALK", 300),
+        (arrange, "BLOCK_BYTES", 2_000),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
     run(many(), name="two")
     assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_runs_and_sketches_are_short_where_texts_are(run, tmp_path, monkeypatch):
+    documents = [{"id": n, "text": korean(n % 70, 1)[:30]} for n in range(100)]
+    run(documents, name="one")
+    monkeypatch.setattr(runs, "RUN_DOCUMENTS", 7)
+    monkeypatch.setattr(runs, "SKETCH_TEXTS", 3)
+    run(documents, name="two")
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_copies_of_one_text_may_fill_many_blocks(run, monkeypatch):
+    monkeypatch.setattr(arrange, "BLOCK_BYTES", 2_000)
+    documents = [{"id": n, "text": korean(1, 12)} for n in range(40)] + [{"id": f"other-{n}", "text": korean(2 + n)} for n in range(9)]
+    kept, gone, _ = run(documents)
+    assert len(kept) == 10 and len({record["kept"] for record in gone.values()}) == 1 and {r["kept"] for r in gone.values()} <= set(kept)
+
+
+def test_what_was_cut_off_goes_on_with_the_files_in_another_order(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{number}.jsonl" for number in range(3)]
+    for number, path in enumerate(paths):
+        write_jsonl(path, many()[number::3])
+    monkeypatch.setattr(dedup, "LEAST_BYTES", 20_000)
+    monkeypatch.setattr(dedup, "MOST_BYTES", 20_000)
+    dedup.dedup(paths, tmp_path / "whole", say=lambda line: None)
+    with monkeypatch.context() as cut:
+        cut.setattr(dedup, "_write_all", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            dedup.dedup(paths, tmp_path / "cut", say=lambda line: None)
+    dedup.dedup(paths[::-1], tmp_path / "cut", engine=engines.Local(2), say=lambda line: None)
+    assert content(tmp_path / "whole") == content(tmp_path / "cut")
 
 
 @pytest.mark.parametrize("limit", ["COMPARISONS", "CROWD"])
@@ -258,10 +294,8 @@ def test_lines_stay_as_they_are_and_what_cannot_be_read_is_told(tmp_path):
     made = dedup.dedup(sorted(tmp_path.glob("*.*")), tmp_path / "out", say=lambda line: None)
     kept = b"".join((tmp_path / "out" / name).read_bytes() for name in made.facts["files"]).splitlines()
     copies = json_lines(tmp_path / "out" / "duplicates.jsonl")
-    assert len(copies) == 1 and {copies[0]["id"], copies[0]["kept"]} == {
-        "copy",
-        copies[0]["kept"] if copies[0]["id"] == "copy" else copies[0]["id"],
-    }
+    nameless = "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    assert len(copies) == 1 and {copies[0]["id"], copies[0]["kept"]} == {"copy", nameless}
     assert good[1] in kept and third.encode() in kept and len(kept) == 4
     assert json.dumps({"text": korean(4), "id": "넷"}, ensure_ascii=False).encode() in kept
     assert made.facts["unreadable"] == {"invalid-json": 1, "missing-field": 1, "wrong-type": 2, "empty": 1, "wrong-encoding": 1}
@@ -270,12 +304,32 @@ def test_lines_stay_as_they_are_and_what_cannot_be_read_is_told(tmp_path):
 
 
 def test_without_ids_texts_are_called_by_their_hash(tmp_path):
-    import hashlib
-
     write_jsonl(tmp_path / "a.jsonl", [{"text": korean(1)}, {"text": korean(1), "n": 2}])
     dedup.dedup([tmp_path / "a.jsonl"], tmp_path / "out", say=lambda line: None)
     [copy] = json_lines(tmp_path / "out" / "duplicates.jsonl")
     assert copy["id"] == copy["kept"] == "sha256:" + hashlib.sha256(korean(1).encode()).hexdigest() and copy["exact"]
+
+
+@pytest.mark.parametrize("own", ["10000000000000000000000000000001", "NaN", "[" * 300 + "]" * 300, '["\\ud800"]', "1.5", "true", "null"])
+def test_what_is_no_id_is_none(tmp_path, own):
+    line = f'{{"text": "{korean(1)}", "id": {own}, "score": NaN}}\n'
+    (tmp_path / "a.jsonl").write_text(line + line.replace("score", "other"))
+    dedup.dedup([tmp_path / "a.jsonl"], tmp_path / "out", say=lambda line: None)
+    [copy] = json_lines(tmp_path / "out" / "duplicates.jsonl")
+    assert copy["id"] == copy["kept"] == "sha256:" + hashlib.sha256(korean(1).encode()).hexdigest()
+
+
+def test_a_full_disk_is_noticed():
+    with pytest.raises(OSError) as full:
+        runs.save(Path("/dev/full"), np.zeros(10))
+    assert full.value.errno == errno.ENOSPC
+
+
+def test_a_file_may_have_any_name_and_one_line(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xb0\xa1.jsonl")
+    path.write_text(json.dumps({"text": korean(1)}))
+    made = dedup.dedup([path], tmp_path / "out", say=lambda line: None)
+    assert made.facts["kept"]["documents"] == 1
 
 
 def test_a_file_without_a_document_makes_an_empty_result(tmp_path):
@@ -361,6 +415,14 @@ def test_false_keeps_all(corpus):
     everything, refused, facts = corpus("all", {"a": (same, 1, "ko"), "b": (near, 1, "ko")}, **{"near-duplicates": False})
     assert len(kept) <= len(everything) / 2 and facts["near_duplicates"] == {}
     assert not [r for r in refused.values() if r["reason"] == "near-duplicate"]
+
+
+def test_the_same_texts_in_another_language_change_nothing(corpus):
+    english_texts = [{"id": n, "text": english(n // 2) + " One more." * (n % 2)} for n in range(40)]
+    both = {"en": (english_texts, 1, "en"), "ko": (english_texts, 2, "ko")}
+    alone, _, _ = corpus("alone", {"en": both["en"]})
+    together, _, _ = corpus("together", both, filters={"not-korean": 0})
+    assert len(alone) == 20 and {name for name in together if name.startswith("en/")} == alone and len(together) == 40
 
 
 @pytest.mark.parametrize("given, said", [

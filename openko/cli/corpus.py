@@ -71,7 +71,7 @@ def clean(
     remake: Remake = False,
     as_json: AsJson = False,
 ):
-    """Read, clean and filter; drop exact copies; hold a part out."""
+    """Read, clean and filter; drop copies and near-copies; hold a part out."""
     chosen = engine_of(engine, workers, partition=partition, time=time, memory=memory, address=address)
     made = clean_corpus(recipe, without, out, data, chosen, kept_or_not(keep, remake))
     print_record({"corpus": str(out)} | summary(made.facts), as_json)

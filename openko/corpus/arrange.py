@@ -94,28 +94,30 @@ class Arranger:
         exact = (original != np.arange(len(entries))) & (near < 0)
         goes = exact | (near >= 0)
         renamed = np.isin(entries["key"], shared) & ~goes
+        carried = b""  # the original of copies that go on in the next block
         with open(directory / span.name, "wb") as kept, open(aside / span.name, "wb") as rejected:
-            for block in _blocks(entries, original):
+            for block in _blocks(entries):
                 lines = self.runs.lines(entries[block], places[block])
                 for k in np.flatnonzero(renamed[block]).tolist():
                     lines[k] = _with_place(lines[k])
                 kept.writelines(line for line, gone in zip(lines, goes[block].tolist(), strict=True) if not gone)
-                twins = self._twins(lines, original[block] - block.start, near[block], exact[block], shared)
+                originals = [carried if k < block.start else lines[k - block.start] for k in original[block].tolist()]
+                carried = originals[-1]
+                twins = self._twins(originals, near[block], exact[block], shared)
                 rejected.writelines((refusal or _refusal)(lines[k], twin) for k, twin in sorted(twins.items()))
         chosen = {"kept": ~goes, "exact": exact, "near": near >= 0, "renamed": renamed}
         return {name: self._counted(entries[which]) for name, which in chosen.items()}
 
-    def _twins(
-        self, lines: list[bytes], original: np.ndarray, near: np.ndarray, exact: np.ndarray, shared: np.ndarray
-    ) -> dict[int, Twin]:  # fmt: skip
+    def _twins(self, originals: list[bytes], near: np.ndarray, exact: np.ndarray, shared: np.ndarray) -> dict[int, Twin]:
         """What the documents of a block that go are like."""
-        twins = {k: Twin(lines[original[k]], 1.0, True) for k in np.flatnonzero(exact).tolist()}
+        twins = {k: Twin(originals[k], 1.0, True) for k in np.flatnonzero(exact).tolist()}
         which = np.flatnonzero(near >= 0)
         found = self._near[near[which]]
-        stay = self.runs.scattered_lines(found["kept"])
-        for k in np.flatnonzero(np.isin(self.runs.at(found["kept"])["key"], shared)).tolist():
+        places, whose = np.unique(found["kept"], return_inverse=True)
+        stay = self.runs.scattered_lines(places)
+        for k in np.flatnonzero(np.isin(self.runs.at(places)["key"], shared)).tolist():
             stay[k] = _with_place(stay[k])
-        return twins | {k: Twin(line, float(j), False) for k, line, j in zip(which.tolist(), stay, found["jaccard"], strict=True)}
+        return twins | {k: Twin(stay[n], float(j), False) for k, n, j in zip(which.tolist(), whose.tolist(), found["jaccard"], strict=True)}
 
     def _nearly(self, places: np.ndarray) -> np.ndarray:
         """For each place its row in the array of near-duplicates, or -1."""
@@ -196,14 +198,12 @@ def _repeated(ids: np.ndarray) -> np.ndarray:
     return np.unique(ids[1:][ids[1:] == ids[:-1]])
 
 
-def _blocks(entries: np.ndarray, original: np.ndarray) -> Iterator[slice]:
-    """Neighbours of up to BLOCK_BYTES of lines; equal texts stay together."""
+def _blocks(entries: np.ndarray) -> Iterator[slice]:
+    """Neighbours of up to BLOCK_BYTES of lines."""
     start, ends = 0, np.cumsum(entries["length"], dtype=np.int64)
     while start < len(entries):
         before = int(ends[start]) - int(entries["length"][start])
         stop = max(start + 1, int(np.searchsorted(ends, before + BLOCK_BYTES, side="right")))
-        while stop < len(entries) and original[stop] != stop:
-            stop += 1
         yield slice(start, stop)
         start = stop
 

@@ -1,4 +1,4 @@
-"""A recipe in, a corpus directory out: read, cleaned, filtered, without exact copies, with a part held out.
+"""A recipe in, a corpus directory out: read, cleaned, filtered, without copies and near-copies, with a part held out.
 
     {ko,en}.{train,heldout}-NNNNN.jsonl   documents (openko.corpus.document.Document), in the order of their texts' hashes
     rejected.jsonl, faults.jsonl          what did not stay and what could not be read, each with its reason
@@ -23,9 +23,10 @@ import numpy as np
 from openko import manifest
 from openko.corpus import arrange, engines, near_duplicates, readers, sift, tasks
 from openko.corpus.decontaminate import Questions
-from openko.corpus.document import Piece, Source
+from openko.corpus.document import LANGUAGES, Piece, Source
 from openko.corpus.parts import KIND
 from openko.corpus.recipe import Recipe
+from openko.corpus.runs import save
 from openko.errors import InputError
 
 TASK_BYTES = 64_000_000  # of input; small files are read together
@@ -116,7 +117,8 @@ def _near(recipe: Recipe, sifted: list[Path], scratch: Path, engine: tasks.Engin
     if recipe.near_duplicates is None:
         return None, {}
     priorities = [source.priority for source in recipe.sources]
-    return near_duplicates.find(sifted, priorities, recipe.near_duplicates, scratch / "near", engine=engine, say=say)
+    languages = [LANGUAGES.index(source.language) for source in recipe.sources]
+    return near_duplicates.find(sifted, priorities, languages, recipe.near_duplicates, scratch / "near", engine=engine, say=say)
 
 
 def _arrange(
@@ -124,7 +126,7 @@ def _arrange(
 ) -> tuple[arrange.Arrangement, list[dict]]:
     arranged, scratch = arrange.Arranger(recipe, sifted, near).plan(), partial / manifest.SCRATCH
     shared, copies = scratch / "shared-ids.npy", scratch / "copies"
-    np.save(shared, arranged.shared)
+    save(shared, arranged.shared)
     copies.mkdir(exist_ok=True)
     asked = [(recipe, sifted, near, span, shared, partial, copies) for span in arranged.files]
     options = {"sizes": [arrange.FILE_BYTES] * len(asked), "engine": engine, "what": "writing in order", "say": say}

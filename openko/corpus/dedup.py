@@ -38,27 +38,28 @@ def dedup(
 
     out/documents-NNNNN.jsonl: lines that stay, as they are, in UTF-8, in the order of the hashes of their texts.
     out/duplicates.jsonl: {"id", "kept", "jaccard", "exact"} of each line that went: its `id`, the `id` of the line that stayed, how
-    similar they are, and whether their texts are equal. Without `id` a line is called by the SHA-256 of its text.
+    similar they are, and whether their texts are equal. Text and whole numbers are ids; without one a line is called by the SHA-256 of
+    its text.
     out/unreadable.jsonl: lines that are no document, with the reason.
 
-    Of equal texts one stays, of similar ones the longer (openko.corpus.near_duplicates). The files are the same bytes whatever the
-    engine, its workers, and the number and order of the input files. engine: who works, of openko.corpus.engines. other_code: as
-    in `manifest.build`.
+    Of equal texts one stays, of similar ones the longer (openko.corpus.near_duplicates). Documents and duplicates are the same bytes
+    whatever the engine, its workers, and the number and order of the input files; unreadable.jsonl names files. engine: who works,
+    of openko.corpus.engines. other_code: as in `manifest.build`.
     """
     paths = _checked([Path(path) for path in inputs], Path(out))
-    stats = [(path, path.stat()) for path in sorted(paths)]
+    stats = [(path, path.stat()) for path in paths]
 
     def make(partial: Path) -> dict:
         scratch = partial / manifest.SCRATCH
         read, directories = _read_all(paths, similar, scratch, engine, say)
-        near, compared = near_duplicates.find(directories, [EVERYTHING.priority], similar, scratch / "near", engine=engine, say=say)
+        near, compared = near_duplicates.find(directories, [EVERYTHING.priority], [0], similar, scratch / "near", engine=engine, say=say)
         written, names = _write_all(directories, near, partial, engine, say)
         arrange.concatenate([scratch / "duplicates" / name for name in names], partial / DUPLICATES)
         arrange.concatenate([directory / UNREADABLE for directory in directories], partial / UNREADABLE)
         return _facts(read, written, compared, names)
 
     # Names, sizes and times stand for the content: hashing would read everything twice.
-    documents = [[path.as_posix(), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+    documents = [[_printable(path.as_posix()), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
     return manifest.build(
         out, kind=KIND, recipe={"documents": documents} | asdict(similar), inputs={}, module="openko.corpus.dedup", make=make,
         other_code=other_code, say=say,
@@ -66,6 +67,7 @@ def dedup(
 
 
 def _checked(paths: list[Path], out: Path) -> list[Path]:
+    """The same in one order: what was begun with them in another goes on."""
     if not paths:
         raise InputError("no JSONL file with documents was given")
     for path in paths:
@@ -73,10 +75,14 @@ def _checked(paths: list[Path], out: Path) -> list[Path]:
             raise InputError(f"{path} is no file: give JSONL files, one document with a field `text` in each line")
         if path.resolve().is_relative_to(out.resolve()):
             raise InputError(f"{path} lies in {out}, which will be written: choose another place")
+        try:
+            open(path, "rb").close()
+        except OSError as problem:
+            raise InputError(f"{path} cannot be read: {problem.strerror}") from None
     twice = [path for path, count in Counter(path.resolve() for path in paths).items() if count > 1]
     if twice:
         raise InputError(f"{twice[0]} is given more than once")
-    return paths
+    return sorted(paths)
 
 
 # ── reading ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -176,13 +182,15 @@ def _refusal(line: bytes, twin: arrange.Twin) -> bytes:
     return orjson.dumps({"id": _name(line), "kept": _name(twin.line), "jaccard": twin.jaccard, "exact": twin.exact}) + b"\n"
 
 
-def _name(line: bytes):
+def _name(line: bytes) -> str | int:
     """A line's own id, or what stands for it."""
     record = parsed(line)
     own = record.get("id")
-    if own is None:
-        return f"sha256:{hashlib.sha256(record['text'].encode()).hexdigest()}"
-    return _printable(own) if isinstance(own, str) else own
+    if isinstance(own, str):
+        return _printable(own)
+    if isinstance(own, int) and not isinstance(own, bool) and abs(own) < 1 << 63:
+        return own
+    return f"sha256:{hashlib.sha256(record['text'].encode()).hexdigest()}"
 
 
 def _facts(read: list[dict], written: list[dict], compared: dict, names: list[str]) -> dict:

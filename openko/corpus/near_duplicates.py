@@ -18,7 +18,7 @@ import numpy as np
 
 from openko.corpus import shingles, tasks
 from openko.corpus.minhash import Similar
-from openko.corpus.runs import ROW, RUN, Runs, parsed
+from openko.corpus.runs import ROW, RUN, Runs, parsed, save
 
 # A near-duplicate: its place, the place of the document that stays, and how similar they are.
 NEAR = np.dtype([("place", "<u8"), ("kept", "<u8"), ("jaccard", "<f8")])
@@ -32,18 +32,22 @@ COMPARISONS, CROWD = 100, 1000
 
 
 def find(
-    directories: list[Path], priorities: list[int], similar: Similar, scratch: Path, *, engine: tasks.Engine, say=print
+    directories: list[Path], priorities: list[int], among: list[int], similar: Similar, scratch: Path, *, engine: tasks.Engine, say=print
 ) -> tuple[Path, dict]:  # fmt: skip
     """The path of an array of NEAR, sorted by place, and {"candidates", "compared", "incomplete"}: documents that share a band with
-    another, pairs that were compared, and documents that stayed although not all of their candidates were compared.
+    another, pairs that were compared, and documents that stayed although not all of their candidates were compared; and "largest_group",
+    which one worker decided about alone: {"documents", "bytes"}.
 
+    priorities, among: of the sources, by their numbers; only documents of the same `among` are compared (as RunWriter was told).
     Copies of a text are not looked at, but for the first. scratch: a directory for what lies between, and the result.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     groups, decided = scratch / "groups.npy", scratch / "decided"
     decided.mkdir(exist_ok=True)
     options = {"engine": engine, "say": say}
-    [grouped] = tasks.run(_group, [(directories, priorities, similar, groups)], scratch / "grouped", what="finding candidates", **options)
+    [grouped] = tasks.run(
+        _group, [(directories, priorities, among, similar, groups)], scratch / "grouped", what="finding candidates", **options
+    )
     batches = grouped["batches"]
     asked = [
         (directories, priorities, similar, groups, start, stop, decided / f"{number:05d}.npy")
@@ -53,34 +57,37 @@ def find(
     counts = tasks.run(_decide, asked, scratch / "compared", sizes=sizes, what="comparing candidates", **options)
     near = np.concatenate([np.empty(0, NEAR), *(np.load(out) for *_, out in asked)])
     near.sort(order="place")
-    np.save(scratch / "near.npy", near)
+    save(scratch / "near.npy", near)
     totals = {name: sum(found[name] for found in counts) for name in ("compared", "incomplete")}
-    return scratch / "near.npy", {"candidates": grouped["candidates"]} | totals
+    return scratch / "near.npy", {name: grouped[name] for name in ("candidates", "largest_group")} | totals
 
 
 # ── groups ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _group(directories: list[Path], priorities: list[int], similar: Similar, out: Path) -> dict:
+def _group(directories: list[Path], priorities: list[int], among: list[int], similar: Similar, out: Path) -> dict:
     """Write the places of all candidates, group by group, and say how they are batched: [start, stop, bytes]."""
     runs = Runs(directories, priorities)
     sizes = runs.sizes()
     starts = np.cumsum(sizes) - sizes
-    labels = _connected(runs, _first_of_its_text(runs, starts, int(sizes.sum())), similar.bands.count)
+    labels = _connected(runs, _first_of_its_text(runs, np.array(among), starts, int(sizes.sum())), similar.bands.count)
     members = np.flatnonzero(np.bincount(labels)[labels] > 1) if len(labels) else labels
     members = members[np.argsort(labels[members], kind="stable")]
     run = np.searchsorted(starts, members, side="right") - 1
     places = run.astype(np.uint64) << RUN | (members - starts[run]).astype(np.uint64)
-    np.save(out, places)
-    return {"candidates": len(members), "batches": _batches(labels[members], runs.at(places)["bytes"].astype(np.int64))}
+    save(out, places)
+    labels, bytes = labels[members], runs.at(places)["bytes"].astype(np.int64)
+    return {"candidates": len(members), "largest_group": _largest(labels, bytes), "batches": _batches(labels, bytes)}
 
 
-def _first_of_its_text(runs: Runs, starts: np.ndarray, documents: int) -> np.ndarray:
+def _first_of_its_text(runs: Runs, among: np.ndarray, starts: np.ndarray, documents: int) -> np.ndarray:
     """bool [documents], by number: the place in all runs laid end to end."""
     first = np.zeros(documents, bool)
     for entries, places in runs.walk():
-        new = np.ones(len(entries), bool)
-        new[1:] = (entries["high"][1:] != entries["high"][:-1]) | (entries["low"][1:] != entries["low"][:-1])
+        order = np.argsort(among[entries["source"]], kind="stable")
+        entries, places = entries[order], places[order]
+        group, new = among[entries["source"]], np.ones(len(entries), bool)
+        new[1:] = (entries["high"][1:] != entries["high"][:-1]) | (entries["low"][1:] != entries["low"][:-1]) | (group[1:] != group[:-1])
         places = places[new]
         first[starts[(places >> RUN).astype(np.int64)] + (places & ROW).astype(np.int64)] = True
     return first
@@ -124,6 +131,14 @@ def _joined(labels: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarr
     return table[labels]
 
 
+def _largest(labels: np.ndarray, sizes: np.ndarray) -> dict:
+    if len(labels) == 0:
+        return {"documents": 0, "bytes": 0}
+    starts = np.flatnonzero(np.append(True, labels[1:] != labels[:-1]))
+    documents, bytes = np.diff(np.append(starts, len(labels))), np.add.reduceat(sizes, starts)
+    return {"documents": int(documents[bytes.argmax()]), "bytes": int(bytes.max())}
+
+
 def _batches(labels: np.ndarray, sizes: np.ndarray) -> list[tuple[int, int, int]]:
     """(start, stop, bytes) of LEAST_BYTES to MOST_BYTES, or of one group; a group is never cut."""
     if len(labels) == 0:
@@ -151,7 +166,7 @@ def _decide(directories: list[Path], priorities: list[int], similar: Similar, gr
     texts = _Texts(runs, places, similar.unit)
     near, counts = [], Counter(compared=0, incomplete=0)
     kept: dict[int, list[int]] = defaultdict(list)  # by a band that several share: who of them stays
-    loaded = 0
+    crowded, loaded = set(), 0
     for k, row in enumerate(_shared(runs.bands(places))):
         if k == loaded:
             loaded = max(k + 1, int(np.searchsorted(np.cumsum(sizes[k:], dtype=np.int64), LOAD_BYTES)) + k)
@@ -160,7 +175,9 @@ def _decide(directories: list[Path], priorities: list[int], similar: Similar, gr
         for band in bands:
             shared.update(kept.get(band, ()))
         twin = None
-        for _, other in heapq.nsmallest(COMPARISONS, ((-bands_shared, other) for other, bands_shared in shared.items())):
+        candidates = [other for _, other in heapq.nsmallest(COMPARISONS, ((-count, other) for other, count in shared.items()))]
+        texts.load(candidates)
+        for other in candidates:
             counts["compared"] += 1
             likeness = shingles.jaccard(texts[k], texts[other])
             if likeness >= similar.threshold:
@@ -168,11 +185,13 @@ def _decide(directories: list[Path], priorities: list[int], similar: Similar, gr
                 near.append((places[k], places[other], likeness))
                 break
         if twin is None:
-            counts["incomplete"] += len(shared) > COMPARISONS or any(len(kept[band]) == CROWD for band in bands)
+            counts["incomplete"] += len(shared) > COMPARISONS or not crowded.isdisjoint(bands)
             for band in bands:
                 if len(kept[band]) < CROWD:
                     kept[band].append(k)
-    np.save(out, np.array(near, NEAR))
+                else:
+                    crowded.add(band)
+    save(out, np.array(near, NEAR))
     return dict(counts)
 
 

@@ -7,6 +7,7 @@ a fair sample.
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,8 +18,8 @@ import xxhash
 
 from openko.corpus.minhash import Similar
 
-RUN_BYTES = 64_000_000
-SKETCH_BYTES = 500_000  # of texts that are sketched at once: what fits into a processor's cache
+RUN_BYTES, RUN_DOCUMENTS = 64_000_000, 200_000  # whichever is reached first
+SKETCH_BYTES, SKETCH_TEXTS = 500_000, 2_000  # that are sketched at once: what fits into a processor's cache
 # high, low: the first 16 bytes of the text's SHA-256, as two numbers. key: xxh3_64. offset, length: of the line. bytes: of the text.
 ENTRY = np.dtype(
     [("high", "<u8"), ("low", "<u8"), ("key", "<u8"), ("offset", "<u8"), ("length", "<u4"), ("bytes", "<u4"), ("source", "<u2")]
@@ -50,9 +51,9 @@ class RunWriter:
         if self._similar:
             self._texts.append(text)
             self._text_bytes += len(encoded)
-            if self._text_bytes >= SKETCH_BYTES:
+            if self._text_bytes >= SKETCH_BYTES or len(self._texts) >= SKETCH_TEXTS:
                 self._sketch()
-        if self._held >= RUN_BYTES:
+        if self._held >= RUN_BYTES or len(self._lines) >= RUN_DOCUMENTS:
             self.close()
 
     def close(self) -> None:
@@ -67,9 +68,8 @@ class RunWriter:
             file.writelines(self._lines[k] for k in order.tolist())
         if self._similar:
             self._sketch()
-            with open(self._directory / f"{self._runs:06d}.bands", "wb") as file:
-                np.save(file, np.concatenate(self._bands, axis=1)[:, order] ^ self._apart)
-        np.save(self._directory / f"{self._runs:06d}.npy", entries)
+            save(self._directory / f"{self._runs:06d}.bands", np.concatenate(self._bands, axis=1)[:, order] ^ self._apart)
+        save(self._directory / f"{self._runs:06d}.npy", entries)
         self._runs += 1
         self._forget()
 
@@ -175,6 +175,14 @@ class Runs:
         numbers, starts = np.unique(runs[order], return_index=True)
         for number, chosen in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
             yield self._paths[number], chosen
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    """np.save writes through C's buffer and says nothing when the disk is full (numpy 2.4)."""
+    content = io.BytesIO()
+    np.save(content, array)
+    with open(path, "wb") as file:
+        file.write(content.getbuffer())
 
 
 def parsed(line: bytes) -> dict:

@@ -11,6 +11,7 @@ import numpy as np
 
 UNITS = ("syllable", "eojeol")
 LENGTH = 5
+FILLER = "\udfff"  # makes short texts long enough: half a surrogate pair stands in no text that a file holds
 # Odd, so that no factor of 2**64 is lost: a polynomial's base, and the finalizer of MurmurHash3 (public domain), which mixes its result.
 BASE, MIX = np.uint64(0x9E3779B97F4A7C15), (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
 HALF = np.uint64(33)
@@ -54,15 +55,14 @@ def _distinct(values: np.ndarray) -> np.ndarray:
 
 
 def _syllables(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    # NUL stands in no text that is to be read, so short texts are made long enough by it.
     bare = ["".join(_composed(text).split()) for text in texts]
-    bare = [text.ljust(LENGTH, "\0") if text else "" for text in bare]
+    bare = [text.ljust(LENGTH, FILLER) if text else "" for text in bare]
     return _letters("".join(bare)).astype(np.uint64), _counts(bare)
 
 
 def _eojeol(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     words = [_composed(text).split() for text in texts]
-    words = [some + ["\0"] * (LENGTH - len(some)) if some else some for some in words]
+    words = [some + [FILLER] * (LENGTH - len(some)) if some else some for some in words]
     flat = [word for some in words for word in some]
     if not flat:
         return np.empty(0, np.uint64), _counts(words)

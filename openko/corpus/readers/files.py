@@ -251,7 +251,7 @@ class Lines:
             offset = 0
             if start:
                 file.seek(start)
-                offset = start + _rest_of_line(file)
+                offset = start + _rest_of_line(file, None if stop is None else stop - start)
             elif file.peek(3)[:3] == codecs.BOM_UTF8:
                 offset = len(file.read(3))
             while stop is None or offset <= stop:
@@ -291,12 +291,12 @@ def _where(problem: UnicodeDecodeError) -> str:
     return f"{found}, which {problem.encoding} does not have there"
 
 
-def _rest_of_line(file: BinaryIO) -> int:
-    """Skip to behind the next line end; how many bytes that was."""
+def _rest_of_line(file: BinaryIO, enough: int | None = None) -> int:
+    """Skip to behind the next line end, or further than `enough` bytes; how many bytes that was."""
     skipped = 0
     while part := file.readline(BUFFER):
         skipped += len(part)
-        if part.endswith(b"\n"):
+        if part.endswith(b"\n") or (enough is not None and skipped > enough):
             break
     return skipped
 
