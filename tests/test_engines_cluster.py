@@ -32,9 +32,18 @@ def address(tmp_path_factory):
         ray = pytest.importorskip("ray")
         from ray.cluster_utils import Cluster
 
-        node = {"num_cpus": 1, "memory": 2 * GB, "object_store_memory": GB // 10, "include_dashboard": False}
-        cluster = Cluster(initialize_head=True, head_node_args=node)
-        cluster.add_node(num_cpus=1, memory=2 * GB, object_store_memory=GB // 10)
+        node = {"num_cpus": 1, "memory": 2 * GB, "object_store_memory": GB // 10}
+        for attempt in range(3):
+            # Ray gives a node 30 s to come up, which a busy machine does not keep.
+            cluster = Cluster()
+            try:
+                cluster.add_node(**node, include_dashboard=False)
+                cluster.add_node(**node)
+                break
+            except Exception:
+                cluster.shutdown()
+                if attempt == 2:
+                    raise
         yield cluster.address
         ray.shutdown()
         cluster.shutdown()
