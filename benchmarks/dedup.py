@@ -1,7 +1,7 @@
 """Deduplication: openko corpus dedup against datatrove's MinHash pipeline, on a corpus with planted copies whose truth is known.
 
     python benchmarks/dedup.py [FILE.jsonl…] [--documents 24000] [--megabytes 60] [--rounds 3] [--workers 2] [--datatrove PYTHON] [--json]
-    python benchmarks/dedup.py --curve [0.25 0.5 1 2] [--workers 2] [--json]
+    python benchmarks/dedup.py --curve [0.25 0.5 1 2] [--lines N] [--workers 2] [--json]
     python benchmarks/dedup.py --templates [--json]
 
 FILE: any JSON lines with "text", of which the first are taken; without, real Korean sentences, shuffled into documents of 0.5 to 30 kB.
@@ -64,13 +64,16 @@ def main() -> None:
     parser.add_argument("--datatrove", default=sys.executable, metavar="PYTHON")
     parser.add_argument("--directory", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--curve", type=float, nargs="*", metavar="GB")
+    parser.add_argument("--lines", type=int, help="of the real text, from which all documents of the curve are made: few make them alike")
     parser.add_argument("--templates", action="store_true")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     here = asked.directory / "dedup"
     shutil.rmtree(here, ignore_errors=True)
     if asked.curve is not None:
-        found = curve(korean_text.sentences(asked.directory), here, sorted(asked.curve) or [0.25, 0.5, 1, 2], asked.workers)
+        pool = korean_text.sentences(asked.directory)
+        pool = random.Random(0).sample(pool, min(len(pool), asked.lines or len(pool)))
+        found = curve(pool, here, sorted(asked.curve) or [0.25, 0.5, 1, 2], asked.workers)
     elif asked.templates:
         found = templates(korean_text.sentences(asked.directory), here, asked.workers)
     else:

@@ -39,7 +39,7 @@ from pathlib import Path
 from openko.corpus import arrange, dedup, engines, near_duplicates
 if __name__ == "__main__":
     dedup.LEAST_BYTES = dedup.MOST_BYTES = 100_000
-    arrange.FILE_BYTES, near_duplicates.LEAST_BYTES = 100_000, 20_000
+    arrange.FILE_BYTES, near_duplicates.TASK_PAIRS = 100_000, 50
     data, out, _ = map(Path, sys.argv[1:])
     dedup.dedup(sorted(data.glob("*/*.jsonl")), out / "texts", engine=engines.Local(2))
     print("finished")

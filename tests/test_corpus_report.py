@@ -42,7 +42,7 @@ def facts():
         "kept": {"ko.heldout": {"법령": counted(1, 1_000)}, "ko.train": {"법령": counted(7, 8_800), "news": counted(9, 22_200)}},
         "files": {"ko.heldout": ["ko.heldout-00000.jsonl"], "ko.train": ["ko.train-00000.jsonl"]},
         "questions": {"kmmlu.csv": {"questions": 35_000, "looked-for": 30_000, "too-short": 4_000, "copies": 1_000}},
-        "near_duplicates": {"candidates": 900, "compared": 700, "incomplete": 3, "largest_group": {"documents": 40, "bytes": 90_000}},
+        "near_duplicates": {"candidates": 900, "compared": 700, "incomplete": 3},
         "warnings": [],
         "examples": {"cleaned": {"spaces": [{"id": "법령/1", "before": "앞  \n뒤", "after": "앞\n뒤"}]}},
     }  # fmt: skip

@@ -1,6 +1,7 @@
 """Near-duplicates: what is compared, who goes, that nothing depends on files or workers, and what the person is told."""
 
 import errno
+import functools
 import gzip
 import hashlib
 import json
@@ -13,15 +14,17 @@ import numpy as np
 import pytest
 import zstandard
 from corpus_text import english, korean, write_jsonl
+from scipy.stats import binom
 
 from openko.cli import app
-from openko.corpus import arrange, build, dedup, engines, near_duplicates, recipe, runs, shingles
+from openko.corpus import arrange, build, candidates, dedup, engines, minhash, near_duplicates, recipe, runs, shingles
 from openko.corpus.minhash import Bands, Similar
 from openko.errors import InputError
 
 WORDS = sorted({word for n in range(40) for word in korean(n).split()})
 
 
+@functools.cache
 def true_shingles(text: str, unit: str) -> set:
     """The definition, once more."""
     text = unicodedata.normalize("NFC", text)
@@ -89,7 +92,10 @@ def test_shingles_are_those_of_the_definition(unit):
 def test_a_texts_shingles_do_not_depend_on_those_beside_it(unit):
     alone = [shingles.sets([text], unit)[0].tolist() for text in TEXTS]
     assert [found.tolist() for found in shingles.sets(TEXTS, unit)] == alone
-    assert np.array_equal(Similar(unit).sketch(TEXTS)[:, 8:], np.concatenate([Similar(unit).sketch([text]) for text in TEXTS[8:]], axis=1))
+    bands, sketches = Similar(unit).sketch(TEXTS)
+    one_by_one = [Similar(unit).sketch([text]) for text in TEXTS[8:]]
+    assert np.array_equal(bands[:, 8:], np.concatenate([own for own, _ in one_by_one], axis=1))
+    assert np.array_equal(sketches[8:], np.concatenate([own for _, own in one_by_one]))
 
 
 def test_the_bands_catch_nine_in_ten_at_the_threshold_and_are_as_long_as_they_can_be():
@@ -109,9 +115,30 @@ def test_bands_are_shared_as_often_as_the_formula_says(likeness):
         pool = draw.integers(0, 1 << 63, 2 * size - shared, dtype=np.uint64)
         sets += [pool[:size], pool[size - shared :]]
     bands = Similar().bands
-    found = bands.of(np.concatenate(sets), np.arange(2 * pairs + 1) * size)
+    found = minhash.hashed(bands.signatures(np.concatenate(sets), np.arange(2 * pairs + 1) * size))
     caught, expected = np.mean((found[:, ::2] == found[:, 1::2]).any(axis=0)), bands.probability(likeness)
     assert abs(caught - expected) < 4 * (expected * (1 - expected) / pairs) ** 0.5 + 0.005
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9])
+def test_the_bytes_let_one_in_a_thousand_go_at_the_threshold_and_next_to_none_by_chance(threshold):
+    similar = Similar(threshold=threshold)
+    n = similar.bands.count * similar.bands.rows
+    assert binom.cdf(similar.least_equal - 1, n, threshold + (1 - threshold) / 256) <= 0.001
+    assert binom.cdf(similar.least_equal, n, threshold + (1 - threshold) / 256) > 0.001
+    sketches = similar.sketch([korean(n, 30) for n in range(60)])[1]
+    equal = [np.count_nonzero(a == b) for k, a in enumerate(sketches) for b in sketches[:k]]
+    likeness = [true_jaccard(korean(a, 30), korean(b, 30)) for a in range(60) for b in range(a)]
+    assert max(likeness) < 0.1 and max(equal) < similar.least_equal
+    assert abs(np.mean(equal) / n - np.mean(likeness) - 1 / 256) < 0.002  # bytes are equal as often as shingles are shared
+
+
+def test_the_bytes_are_equal_as_often_as_texts_are_alike():
+    texts = [[korean(n, 30), edited(korean(n, 30), 0.06, n)] for n in range(300)]
+    sketches = Similar().sketch([text for pair in texts for text in pair])[1]
+    equal = (sketches[::2] == sketches[1::2]).mean(axis=1)
+    likeness = np.array([true_jaccard(*pair) for pair in texts])
+    assert 0.6 < likeness.mean() < 0.9 and abs(np.mean(equal - likeness - (1 - likeness) / 256)) < 0.01
 
 
 # ── who goes ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -202,10 +229,11 @@ def test_the_bytes_do_not_depend_on_files_their_order_or_workers(run, tmp_path, 
     assert content(tmp_path / "one") == content(tmp_path / "other-order") == content(tmp_path / "small-tasks")
 
 
-def test_groups_larger_than_memory_and_runs_of_any_size_change_nothing(run, tmp_path, monkeypatch):
+def test_tasks_of_any_size_runs_of_any_size_and_little_memory_change_nothing(run, tmp_path, monkeypatch):
     run(many(), name="one")
     for module, name, value in (
-        (near_duplicates, "HELD_BYTES", 20_000), (near_duplicates, "LOAD_BYTES", 3_000),
+        (near_duplicates, "HELD_BYTES", 20_000), (near_duplicates, "LOAD_BYTES", 3_000), (near_duplicates, "TASK_PAIRS", 400),
+        (candidates, "PIECE", 500), (candidates, "SLICE", 40), (candidates, "PAIRS", 60),
         (runs, "RUN_BYTES", 50_000), (runs, "SKETCH_BYTES", 1_500), (runs, "WALK", 300),
         (arrange, "BLOCK_BYTES", 2_000),
     ):  # fmt: skip
@@ -245,32 +273,67 @@ def test_what_was_cut_off_goes_on_with_the_files_in_another_order(tmp_path, monk
     assert content(tmp_path / "whole") == content(tmp_path / "cut")
 
 
-@pytest.mark.parametrize("limit", ["COMPARISONS", "CROWD"])
-def test_what_is_not_compared_is_counted_and_stays(run, monkeypatch, limit):
-    monkeypatch.setattr(near_duplicates, limit, 1)
-    texts = {d["id"]: d["text"] for d in many()}
-    kept, gone, facts = run(many(), similar=Similar(threshold=0.8))
-    assert facts["compared"]["incomplete"] > 0
+def decided_one_by_one(documents: list[dict], similar: Similar) -> set[str]:
+    """Who stays by the definition: each in its order is compared with every one that stays and shares a band with it."""
+    order = sorted(documents, key=lambda d: (-len(d["text"].encode()), hashlib.sha256(d["text"].encode()).digest()))
+    bands, _ = similar.sketch([d["text"] for d in order])
+    kept: list[int] = []
+    for k, document in enumerate(order):
+        shares = [other for other in kept if (bands[:, other] == bands[:, k]).any()]
+        if not any(true_jaccard(order[other]["text"], document["text"], similar.unit) >= similar.threshold for other in shares):
+            kept.append(k)
+    return {order[k]["id"] for k in kept}
+
+
+def crowd() -> list[dict]:
+    """Forms of one template, no two alike enough, a copy of every third, and chains."""
+    frame = [korean(10_000 + n, 2) for n in range(30)]
+    fill = lambda n, share: [line if (n * 31 + k * 7) % 10 >= share else korean(n * 40 + k, 2) for k, line in enumerate(frame)]  # noqa: E731
+    documents = [{"id": f"form-{n}", "text": "\n".join(fill(n, 4))} for n in range(150)]
+    documents += [{"id": f"copy-{n}", "text": edited("\n".join(fill(n, 4)), 0.02, n)} for n in range(0, 150, 3)]
+    chain = korean(77, 40).split()
+    return documents + [{"id": f"chain-{n}", "text": " ".join(chain[n * 12 : n * 12 + 120])} for n in range(14)]
+
+
+@pytest.mark.parametrize("windows", [(8, 64), (1, 1000), (2, 1000)])
+@pytest.mark.parametrize("threshold", [0.5, 0.7])
+def test_who_stays_is_as_if_each_were_asked_in_turn(run, monkeypatch, windows, threshold):
+    monkeypatch.setattr(near_duplicates, "FIRST", windows[0])
+    monkeypatch.setattr(near_duplicates, "MOST", windows[1])
+    documents, similar = crowd() + many()[:300], Similar(threshold=threshold)
+    kept, _, facts = run(documents, similar=similar)
+    expected = decided_one_by_one(documents, similar)
+    assert 100 < len(expected) < len(documents) - 100
+    assert facts["compared"]["incomplete"] == 0 and set(kept) == expected
+
+
+def test_what_is_not_compared_is_counted_and_stays(run, monkeypatch):
+    monkeypatch.setattr(near_duplicates, "FIRST", 1)
+    monkeypatch.setattr(near_duplicates, "MOST", 2)
+    texts, similar = {d["id"]: d["text"] for d in crowd()}, Similar(threshold=0.8)
+    kept, gone, facts = run(crowd(), similar=similar)
+    assert facts["compared"]["incomplete"] > 0 and set(kept) >= decided_one_by_one(crowd(), similar)
     assert all(true_jaccard(texts[r["id"]], texts[r["kept"]]) >= 0.8 and r["kept"] in kept for r in gone.values())
 
 
-def test_groups_are_those_of_all_edges_in_any_portions():
-    draw = np.random.default_rng(0)
-    edges = draw.integers(0, 300, (250, 2))
-    parent = list(range(300))
-
-    def root(k):
-        while parent[k] != k:
-            k = parent[k]
-        return k
-
-    labels = np.arange(300)
-    for some in np.split(edges, [10, 11, 100, 100, 240]):
-        labels = near_duplicates._joined(labels, some[:, 0], some[:, 1])
-        for a, b in some.tolist():
-            low, high = sorted((root(a), root(b)))
-            parent[high] = low
-    assert labels.tolist() == [root(k) for k in range(300)]
+def test_texts_of_one_length_and_hashes_that_begin_alike_have_one_order(monkeypatch, tmp_path):
+    """What does not fit into one number is looked up."""
+    monkeypatch.setattr(candidates, "LONGEST", np.uint64(0))
+    monkeypatch.setattr(candidates, "PRIORITIES", np.uint64(0))
+    writer = runs.RunWriter(tmp_path, 0, Similar())
+    for n in range(200):
+        writer.add(b"{}\n", korean(n % 150), b"")
+    writer.close()
+    entries = np.load(tmp_path / "000000.npy")
+    entries["high"] >>= np.uint64(40)  # only what is looked up tells them apart
+    np.save(tmp_path / "000000.npy", entries)
+    found = candidates.rank([tmp_path], [0], [0], tmp_path / "ranks", tmp_path / "places")
+    places = np.load(tmp_path / "places").astype(int)
+    assert found["documents"] == 150 == len(set(places.tolist()))
+    sizes = [(-int(e["bytes"]), int(e["high"]), int(e["low"])) for e in entries[places]]
+    assert sizes == sorted(sizes)
+    ranks = np.load(tmp_path / "ranks")
+    assert (ranks[places] == np.arange(150)).all() and (ranks == candidates.UNRANKED).sum() == 50
 
 
 # ── files as they come ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,7 +1,7 @@
 """What workers leave for the ordering: documents as JSON lines, sorted by the hash of their text, with an index.
 
-A run is `NNNNNN.jsonl`, one line a document; `NNNNNN.npy`, one ENTRY a document in the same order; and `NNNNNN.bands`, by which near-
-duplicates find each other. A worker writes as many runs as its piece of input needs, each from at most RUN_BYTES in memory. The order
+A run is `NNNNNN.jsonl`, one line a document; `NNNNNN.npy`, one ENTRY a document in the same order; `NNNNNN.bands` and `.sketch`, by which
+near-duplicates find each other. A worker writes as many runs as its piece of input needs, each from at most RUN_BYTES in memory. The order
 by hash is the corpus's own: it does not depend on files, workers or their order, equal texts meet in it, and any beginning of it is
 a fair sample.
 """
@@ -69,18 +69,21 @@ class RunWriter:
         if self._similar:
             self._sketch()
             save(self._directory / f"{self._runs:06d}.bands", np.concatenate(self._bands, axis=1)[:, order] ^ self._apart)
+            save(self._directory / f"{self._runs:06d}.sketch", np.concatenate(self._sketches)[order])
         save(self._directory / f"{self._runs:06d}.npy", entries)
         self._runs += 1
         self._forget()
 
     def _sketch(self) -> None:
         if self._texts:
-            self._bands.append(self._similar.sketch(self._texts))
+            bands, sketches = self._similar.sketch(self._texts)
+            self._bands.append(bands)
+            self._sketches.append(sketches)
         self._texts, self._text_bytes = [], 0
 
     def _forget(self) -> None:
         self._lines, self._entries, self._held = [], [], 0
-        self._texts, self._text_bytes, self._bands = [], 0, []
+        self._texts, self._text_bytes, self._bands, self._sketches = [], 0, [], []
 
 
 class Runs:
@@ -102,7 +105,7 @@ class Runs:
     def entries(self, low: int = 0, high: int = EVERY_HASH) -> tuple[np.ndarray, np.ndarray]:
         """ENTRYs whose `high` is in [low, high), and their places, uint64; sorted by hash, then priority, then key."""
         found, places = [np.empty(0, ENTRY)], [np.empty(0, np.uint64)]
-        for number, index in enumerate(self._indexes()):
+        for number, index in enumerate(self.indexes()):
             start, stop = (_rank(index["high"], bound) for bound in (low, high))
             found.append(np.array(index[start:stop]))
             places.append(np.arange(start, stop, dtype=np.uint64) | np.uint64(number) << RUN)
@@ -142,27 +145,28 @@ class Runs:
                     lines[k] = file.read(int(entries["length"][k]))
         return lines
 
-    # ── their bands ──
+    # ── what near-duplicates find each other by ──
 
     def sizes(self) -> np.ndarray:
         """How many documents each run has, int64."""
-        return np.array([len(index) for index in self._indexes()], np.int64)
+        return np.array([len(index) for index in self.indexes()], np.int64)
 
     def band(self, number: int) -> Iterator[np.ndarray]:
         """One band of all documents, run by run: uint64."""
         for path in self._paths:
             yield np.load(path.with_suffix(".bands"), mmap_mode="r")[number]
 
-    def bands(self, places: np.ndarray) -> np.ndarray:
-        """All bands of the documents at some places: uint64 [places, bands]."""
-        found = None
+    def sketches(self, places: np.ndarray) -> np.ndarray:
+        """One byte of each value of the signatures of the documents at some places: uint8 [places, values]."""
+        found = np.empty((0, 0), np.uint8)
         for path, chosen in self._by_run(places):
-            of_run = np.load(path.with_suffix(".bands"), mmap_mode="r")
-            found = np.empty((len(places), len(of_run)), np.uint64) if found is None else found
-            found[chosen] = of_run[:, (places[chosen] & ROW).astype(np.int64)].T
+            of_run = np.load(path.with_suffix(".sketch"), mmap_mode="r")
+            found = found if len(found) else np.empty((len(places), of_run.shape[1]), np.uint8)
+            found[chosen] = of_run[(places[chosen] & ROW).astype(np.int64)]
         return found
 
-    def _indexes(self) -> Iterator[np.ndarray]:
+    def indexes(self) -> Iterator[np.ndarray]:
+        """The ENTRYs of each run, in their order on disk."""
         for path in self._paths:
             yield np.load(path, mmap_mode="r")
 
