@@ -241,6 +241,7 @@ def curve(pool: list[str], here: Path, gigabytes: list[float], workers: int) -> 
         row = {"gigabytes": size, "documents": documents, "bytes": sum(path.stat().st_size for path in files)}
         rows.append(row | run_ours(files, here / "ours", workers))
         line = "{gigabytes:5.2f} GB {documents:10,} documents {seconds:8.1f} s {mb:7.0f} MB {removed:9,} removed"
+        line += "; {candidates:,} shared bands, {compared:,} pairs measured, {incomplete:,} stayed with candidates left"
         print(line.format(**rows[-1]), flush=True)
     if len(rows) > 1:
         last, before = rows[-1], rows[-2]
@@ -277,7 +278,8 @@ def run_ours(files: list[Path], out: Path, workers: int) -> dict:
     seconds, memory = watched([python, "-c", COUNTED, str(spent), *given])
     main_process, others = json.loads(spent.read_text())
     removed = sum(1 for _ in read(out / "duplicates.jsonl"))
-    return {"seconds": seconds, "main_process": main_process, "others": others, "mb": memory / 1e6, "removed": removed}
+    looked = json.loads((out / "manifest.json").read_text())["facts"]["compared"]
+    return {"seconds": seconds, "main_process": main_process, "others": others, "mb": memory / 1e6, "removed": removed} | looked
 
 
 def written(pool: list[str], size: int, directory: Path) -> tuple[list[Path], int]:
