@@ -15,8 +15,8 @@ from openko.notebook import ROOT
 FLOORS = (
     {"errors", "progress"}, {"rope"}, {"manifest", "profiles"}, {"shards", "hardware", "staging"}, {"attention", "tokenizers"}, {"llama"},
     {"hf_weights"},
-    {"bits_per_byte", "figures", "decoding"}, {"rope_lab", "rehearsal", "sampling", "chat_vector", "training", "corpus"},
-    {"evaluation"}, {"notebook"}, {"page", "committed"}, {"walkthrough"}, {"cli"},
+    {"bits_per_byte", "figures", "decoding"}, {"rope_lab", "rehearsal", "sampling", "chat_vector", "training", "corpus", "token_study"},
+    {"evaluation"}, {"release"}, {"notebook"}, {"page", "committed"}, {"walkthrough"}, {"cli"},
 )  # fmt: skip
 # rehearsal compiles training's own step; that is its purpose.
 ALLOWED = {("rehearsal", "training")}
