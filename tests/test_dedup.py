@@ -233,7 +233,7 @@ def test_tasks_of_any_size_runs_of_any_size_and_little_memory_change_nothing(run
     run(many(), name="one")
     for module, name, value in (
         (near_duplicates, "HELD_BYTES", 20_000), (near_duplicates, "LOAD_BYTES", 3_000), (near_duplicates, "TASK_PAIRS", 400),
-        (candidates, "PIECE", 500), (candidates, "SLICE", 40), (candidates, "PAIRS", 60),
+        (candidates, "PIECE", 500), (candidates, "SLICE", 40), (candidates, "LOOKED", 60), (candidates, "SEGMENT", 50),
         (runs, "RUN_BYTES", 50_000), (runs, "SKETCH_BYTES", 1_500), (runs, "WALK", 300),
         (arrange, "BLOCK_BYTES", 2_000),
     ):  # fmt: skip
@@ -316,24 +316,45 @@ def test_what_is_not_compared_is_counted_and_stays(run, monkeypatch):
     assert all(true_jaccard(texts[r["id"]], texts[r["kept"]]) >= 0.8 and r["kept"] in kept for r in gone.values())
 
 
-def test_texts_of_one_length_and_hashes_that_begin_alike_have_one_order(monkeypatch, tmp_path):
-    """What does not fit into one number is looked up."""
-    monkeypatch.setattr(candidates, "LONGEST", np.uint64(0))
-    monkeypatch.setattr(candidates, "PRIORITIES", np.uint64(0))
-    writer = runs.RunWriter(tmp_path, 0, Similar())
-    for n in range(200):
-        writer.add(b"{}\n", korean(n % 150), b"")
+def ranked(directory, priorities):
+    found = candidates.rank([directory], priorities, [0] * len(priorities), directory / "ranks", directory / "places")
+    places, entries = np.load(directory / "places").astype(int), np.load(directory / "000000.npy")
+    ranks = np.load(directory / "ranks")
+    assert found["documents"] == len(places) == len(set(places.tolist())) and (ranks[places] == np.arange(len(places))).all()
+    assert (ranks == candidates.UNRANKED).sum() == len(entries) - len(places)
+    return [(priorities[e["source"]], -int(e["bytes"]), int(e["high"]), int(e["low"])) for e in entries[places]]
+
+
+@pytest.mark.parametrize("longest", [(1 << 26) - 1, 300, 0])
+@pytest.mark.parametrize("last_priority", [1023, 2, 0])
+@pytest.mark.parametrize("hashes", [0, 40])
+def test_what_does_not_fit_into_a_ranks_key_is_looked_up(tmp_path, monkeypatch, longest, last_priority, hashes):
+    monkeypatch.setattr(candidates, "LONGEST", np.uint64(longest))
+    monkeypatch.setattr(candidates, "LAST_PRIORITY", np.uint64(last_priority))
+    writer, texts = runs.RunWriter(tmp_path, 0, None), [korean(n % 150) for n in range(200)]
+    for text in texts:
+        writer.add(b"{}\n", text, b"")
     writer.close()
     entries = np.load(tmp_path / "000000.npy")
-    entries["high"] >>= np.uint64(40)  # only what is looked up tells them apart
+    entries["source"] = entries["high"] % np.uint64(5)
+    entries["high"] >>= np.uint64(hashes)
     np.save(tmp_path / "000000.npy", entries)
-    found = candidates.rank([tmp_path], [0], [0], tmp_path / "ranks", tmp_path / "places")
-    places = np.load(tmp_path / "places").astype(int)
-    assert found["documents"] == 150 == len(set(places.tolist()))
-    sizes = [(-int(e["bytes"]), int(e["high"]), int(e["low"])) for e in entries[places]]
-    assert sizes == sorted(sizes)
-    ranks = np.load(tmp_path / "ranks")
-    assert (ranks[places] == np.arange(150)).all() and (ranks == candidates.UNRANKED).sum() == 50
+    found = ranked(tmp_path, [3, 7, -1, 7, 100])
+    assert len(found) == 150 and found == sorted(found)
+
+
+def test_what_is_decided_is_not_written_again(tmp_path, monkeypatch):
+    """Who waits for a job of an earlier start finds what that job still reads as it was."""
+    monkeypatch.setattr(near_duplicates, "FIRST", 2)
+    write_jsonl(tmp_path / "a.jsonl", crowd())
+    with monkeypatch.context() as cut:
+        cut.setattr(dedup, "_write_all", lambda *_: 1 / 0)
+        states = []
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                dedup.dedup([tmp_path / "a.jsonl"], tmp_path / "out", say=lambda line: None)
+            states.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("near/**/*.npy")})
+    assert states[0] == states[1] and {"standing.npy", "near.npy", "places.npy"} <= {path.name for path in states[0]}
 
 
 # ── files as they come ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,10 +2,11 @@
 
 Documents are numbered in the order in which they are asked whether they stay, their *rank*: the source of the smallest priority number,
 then the longer text, then the smaller hash. In the bucket of a band lie all documents with the same hash of it, by rank; each is paired
-with the first `window` of them. Buckets do not concern each other, so any number of workers takes some of each band's, in pieces of
-PIECE documents whatever the corpus.
+with the first `window` of them. Buckets do not concern each other, so any number of workers takes some of each band's, about PIECE
+documents each.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,17 @@ from openko.corpus.minhash import Similar
 from openko.corpus.runs import ROW, RUN, Runs, save
 
 PIECE = 2_000_000  # documents of a band that one worker sorts
-SLICE, PAIRS = 50_000, 200_000  # documents whose sketches are in memory, and pairs that are looked at at once
+SLICE, LOOKED = 50_000, 20_000  # documents whose sketches are in memory, and pairs that are looked at at once
+SEGMENT = 4_000_000  # pairs that are in memory and become one file
 UNRANKED = np.uint32(0xFFFFFFFF)  # the rank of a text's second and later copies: who stands for them is asked once
-KEPT, OPEN, REMOVED = np.uint8(0), np.uint8(1), np.uint8(2)  # a document's standing; OPEN: some of its candidates were not looked at
+# A document's standing. OPEN: it may be like one that it was not compared with, or is like an open one.
+KEPT, OPEN, REMOVED = 0, 1, 2
 LATER = np.uint64(32)  # a pair is one number: later's rank << LATER | earlier's rank
 EARLIER = np.uint64(0xFFFFFFFF)
-# Of a document's rank in one number: its source's priority, how much it lacks to the longest text, the hash. What does not fit in is
-# looked up where two are the same.
-PRIORITIES, LONGEST = np.uint64(1023), np.uint64((1 << 26) - 1)
+# A rank's key is one number: 10 bits of the source's priority, 26 of what the text lacks to the longest, 28 of its hash. Larger
+# priorities and longer texts are cut to what these hold.
+PRIORITY, LENGTH, HASH = np.uint64(54), np.uint64(28), np.uint64(36)
+LAST_PRIORITY, LONGEST = np.uint64((1 << 10) - 1), np.uint64((1 << 26) - 1)
 
 
 def rank(directories: list[Path], priorities: list[int], among: list[int], ranks: Path, places: Path) -> dict:
@@ -31,29 +35,43 @@ def rank(directories: list[Path], priorities: list[int], among: list[int], ranks
     sizes = runs.sizes()
     starts = np.cumsum(sizes) - sizes
     numbers = np.flatnonzero(_first_of_its_text(runs, np.array(among), starts, int(sizes.sum())))
-    _, priority = np.unique(runs.priorities, return_inverse=True)
-    keys, bytes = np.empty(len(numbers), np.uint64), 0
+    _, nth = np.unique(runs.priorities, return_inverse=True)
+    keys, total = np.empty(len(numbers), np.uint64), 0
     for run, entries in enumerate(runs.indexes()):
         first, last = np.searchsorted(numbers, (starts[run], starts[run] + sizes[run]))
         chosen = entries[numbers[first:last] - starts[run]]
-        keys[first:last] = np.minimum(priority[chosen["source"]].astype(np.uint64), PRIORITIES) << np.uint64(54)
-        keys[first:last] |= (LONGEST - np.minimum(chosen["bytes"].astype(np.uint64), LONGEST)) << np.uint64(28)
-        keys[first:last] |= chosen["high"] >> np.uint64(36)
-        bytes += int(chosen["bytes"].sum(dtype=np.int64))
+        keys[first:last] = np.minimum(nth[chosen["source"]].astype(np.uint64), LAST_PRIORITY) << PRIORITY
+        keys[first:last] |= (LONGEST - np.minimum(chosen["bytes"].astype(np.uint64), LONGEST)) << LENGTH
+        keys[first:last] |= chosen["high"] >> HASH
+        total += int(chosen["bytes"].sum(dtype=np.int64))
     order = np.argsort(keys, kind="stable")
-    numbers, keys = numbers[order], keys[order]
-    same = np.flatnonzero(keys[1:] == keys[:-1])
-    for alike in np.split(same, np.flatnonzero(np.diff(same) > 1) + 1) if len(same) else []:
-        equal = slice(int(alike[0]), int(alike[-1]) + 2)
+    keys = keys[order]
+    numbers = numbers[order]
+    del order
+    for equal in _undecided(keys):
         found = runs.at(_places(numbers[equal], starts))
-        exactly = np.lexsort((found["low"], found["high"], -found["bytes"].astype(np.int64), runs.priorities[found["source"]]))
+        exactly = np.lexsort((found["low"], found["high"], -found["bytes"].astype(np.int64), nth[found["source"]]))
         numbers[equal] = numbers[equal][exactly]
     del keys
-    save(places, _places(numbers, starts))
     ranked = np.full(int(sizes.sum()), UNRANKED)
     ranked[numbers] = np.arange(len(numbers), dtype=np.uint32)
     save(ranks, ranked)
-    return {"documents": len(numbers), "bytes": bytes}
+    del ranked
+    for start in range(0, len(numbers), PIECE):
+        some = slice(start, start + PIECE)
+        numbers[some] = _places(numbers[some], starts).view(np.int64)
+    save(places, numbers.view(np.uint64))
+    return {"documents": len(numbers), "bytes": total}
+
+
+def _undecided(keys: np.ndarray) -> Iterator[slice]:
+    """Neighbours that their sorted keys do not put in order. Below a field that was cut, a key says nothing."""
+    says = np.zeros(len(keys), np.uint8)
+    says[(keys >> LENGTH) & LONGEST == 0] = LENGTH
+    says[keys >> PRIORITY == LAST_PRIORITY] = PRIORITY
+    same = np.flatnonzero((says[1:] == says[:-1]) & ((keys[1:] ^ keys[:-1]) >> says[1:] == 0))
+    for run in np.split(same, np.flatnonzero(np.diff(same) > 1) + 1) if len(same) else []:
+        yield slice(int(run[0]), int(run[-1]) + 2)
 
 
 def _places(numbers: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -78,38 +96,40 @@ def pair(
     directories: list[Path], priorities: list[int], similar: Similar, ranks: Path, places: Path, standing: Path | None, window: int,
     band: int, piece: int, pieces: int, out: Path,
 ) -> dict:  # fmt: skip
-    """Write the pairs of one piece of one band, sorted, and beside them, as `.open`, the ranks of those that are not paired with all
-    that lie before them. {"candidates": pairs that were looked at, "pairs", "open"}.
+    """Write the pairs of one piece of one band, sorted, OUT-000.npy and so on, and as OUT.open the ranks of those that are not paired
+    with all that lie before them. {"candidates": pairs that were looked at, "segments": files}.
 
-    standing: of each rank, from the last time: who is removed lies in no bucket, and only who is open is paired with those before it.
+    standing: of each rank, from the first round: who is removed lies in no bucket, and only who is open is paired with those before it.
     """
     runs, stands = Runs(directories, priorities), None if standing is None else np.load(standing, mmap_mode="r")
     ranked, bucket = _buckets(runs, np.load(ranks, mmap_mode="r"), stands, band, piece, pieces)
-    place_of, least = np.load(places, mmap_mode="r"), similar.least_equal
     depth = np.arange(len(ranked)) - bucket  # how many lie before it in its bucket
     asks = depth > 0 if stands is None else (depth > 0) & (stands[ranked] == OPEN)
-    found, looked = [np.empty(0, np.uint64)], 0
-    for start in range(0, len(ranked), SLICE):
-        stop = min(start + SLICE, len(ranked))
-        asking = start + np.flatnonzero(asks[start:stop])
-        if len(asking) == 0:
-            continue
-        # The first of the bucket that the slice begins in may lie before it.
-        before = np.arange(bucket[start], min(bucket[start] + window, start))
-        sketches = runs.sketches(place_of[ranked[np.concatenate((before, np.arange(start, stop)))]])
-        row = lambda at, start=start, before=before: np.where(at < start, at - bucket[start], at - start + len(before))  # noqa: E731
-        counts = np.minimum(depth[asking], window)
-        for some in np.split(np.arange(len(asking)), np.flatnonzero(np.diff(np.cumsum(counts) // PAIRS)) + 1):
-            later = np.repeat(asking[some], counts[some])
-            nth = np.arange(len(later)) - np.repeat(np.cumsum(counts[some]) - counts[some], counts[some])
-            earlier = bucket[later] + nth
-            likely = np.count_nonzero(sketches[row(later)] == sketches[row(earlier)], axis=1) >= least
-            looked += len(later)
+    least, found, held, looked, segments = similar.least_equal, [], 0, 0, 0
+
+    def write() -> None:
+        nonlocal found, held, segments
+        pairs = np.concatenate(found)
+        pairs.sort()
+        save(out.with_name(f"{out.name}-{segments:03d}.npy"), pairs)
+        found, held, segments = [], 0, segments + 1
+
+    place_of = np.load(places, mmap_mode="r")
+    for asking, before, start, stop in _slices(bucket, asks, window):
+        near = np.concatenate((before, np.arange(start, stop)))
+        sketches = runs.sketches(place_of[ranked[near]])
+        for some in _portions(np.minimum(depth[asking], window)):
+            later, earlier = _with_the_first(asking[some], bucket, depth, window)
+            rows = np.searchsorted(near, later), np.searchsorted(near, earlier)
+            likely = np.count_nonzero(sketches[rows[0]] == sketches[rows[1]], axis=1) >= least
             found.append(ranked[later[likely]].astype(np.uint64) << LATER | ranked[earlier[likely]])
-    pairs, not_all = np.unique(np.concatenate(found)), np.unique(ranked[asks & (depth > window)])
-    save(out, pairs)
-    save(out.with_suffix(".open"), not_all)
-    return {"candidates": looked, "pairs": len(pairs), "open": len(not_all)}
+            looked, held = looked + len(later), held + len(found[-1])
+            if held >= SEGMENT:
+                write()
+    if held:
+        write()
+    save(out.with_suffix(".open"), np.unique(ranked[asks & (depth > window)]))
+    return {"candidates": looked, "segments": segments}
 
 
 def _buckets(
@@ -128,9 +148,35 @@ def _buckets(
         # the sketches, like any other.
         found.append(hashes[mine] >> bits << bits | own[mine])
     keys = np.concatenate(found)
+    del found
     keys.sort()
     new = np.append(True, (keys[1:] ^ keys[:-1]) >> bits != 0)[: len(keys)]
     alone = new & np.append(new[1:], True)[: len(keys)]
     ranked, new = (keys[~alone] & np.uint64((1 << int(bits)) - 1)).astype(np.uint32), new[~alone]
     starts = np.flatnonzero(new)
     return ranked, np.repeat(starts, np.diff(np.append(starts, len(ranked))))
+
+
+def _slices(bucket: np.ndarray, asks: np.ndarray, window: int) -> Iterator[tuple[np.ndarray, np.ndarray, int, int]]:
+    """Who asks in [start, stop), and the first of the bucket that reaches into it; slices in which nobody asks are left out."""
+    for start in range(0, len(bucket), SLICE):
+        asking = start + np.flatnonzero(asks[start : start + SLICE])
+        if len(asking):
+            # Buckets before the first that asks and behind the last need no sketches.
+            first, stop = max(start, int(bucket[asking[0]])), int(asking[-1]) + 1
+            yield asking, np.arange(bucket[first], min(bucket[first] + window, first)), first, stop
+
+
+def _portions(counts: np.ndarray) -> Iterator[slice]:
+    """Slices of about LOOKED pairs."""
+    portion = np.cumsum(counts) // LOOKED
+    starts = np.flatnonzero(np.append(True, portion[1:] != portion[:-1])[: len(counts)])
+    yield from map(slice, starts.tolist(), np.append(starts[1:], len(counts)).tolist())
+
+
+def _with_the_first(asking: np.ndarray, bucket: np.ndarray, depth: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each that asks, as often as there are others before it, up to `window`, and those others."""
+    counts = np.minimum(depth[asking], window)
+    later = np.repeat(asking, counts)
+    nth = np.arange(len(later)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return later, bucket[later] + nth

@@ -5,13 +5,13 @@ A ~ B ~ C with A unlike C, both A and C stay. Who is asked first stays: the sour
 then the smaller hash. So the result depends on the texts alone, not on files, workers or their order.
 
 Candidates (openko.corpus.candidates) are compared first, in parts that do not concern each other, by any number of workers; who goes is
-decided afterwards, by their Jaccards alone, and that takes a process a second for a million pairs. Two rounds: in the first, documents
-are compared with the FIRST of each of their buckets, in which most copies find the one that stays. What is left is a crowd, such as a
-form that a hundred thousand people filled in: of those who stay in it, the first MOST of each bucket are compared.
+decided afterwards, by their Jaccards alone, a million pairs in a tenth of a second. Two rounds: in the first, documents are compared
+with the FIRST of each of their buckets, in which most copies find the one that stays. What is left is a crowd, such as a form that a
+hundred thousand people filled in: of those who stay in it, the first MOST of each bucket are compared.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,102 +25,69 @@ from openko.corpus.runs import Runs, parsed, save
 NEAR = np.dtype([("place", "<u8"), ("kept", "<u8"), ("jaccard", "<f8")])
 EDGE = np.dtype([("later", "<u4"), ("earlier", "<u4"), ("jaccard", "<f8")])  # two ranks at or above the threshold
 FIRST, MOST = 8, 64
-TASK_PAIRS = 20_000  # that one worker compares; little input makes small tasks, to keep all workers busy
+TASK_PAIRS, TASKS = 20_000, 2_000  # pairs that one worker compares; no more tasks than that, larger ones instead
 LOAD_BYTES, HELD_BYTES = 4_000_000, 200_000_000  # of texts read together, and of shingles in memory
 
 
 def find(
-    directories: list[Path], priorities: list[int], among: list[int], similar: Similar, scratch: Path, *, engine: tasks.Engine, say=print
+    directories: list[Path], priorities: list[int], among: list[int], similar: Similar, scratch: Path, *, engine: tasks.Engine,
+    say: Callable[[str], None] = print,
 ) -> tuple[Path, dict]:  # fmt: skip
-    """The path of an array of NEAR, sorted by place, and {"candidates": pairs that share a band, once for each band; "compared": pairs
-    whose texts were compared; "incomplete": documents that stayed although not all of their candidates were looked at}.
+    """The path of an array of NEAR, sorted by place, and {"candidates": pairs whose sketches were compared; "compared": pairs whose
+    texts were compared; "incomplete": documents that stayed although not all of their candidates were looked at}.
 
     priorities, among: of the sources, by their numbers; only documents of the same `among` are compared (as RunWriter was told).
     Copies of a text are not looked at, but for the first. scratch: a directory for what lies between, and the result.
     """
     scratch.mkdir(parents=True, exist_ok=True)
-    ranks, places = scratch / "ranks.npy", scratch / "places.npy"
-    ranking = (directories, priorities, among, ranks, places)
-    [whole] = tasks.run(candidates.rank, [ranking], scratch / "ranked", engine=engine, what="ordering documents", say=say)
-    given = (directories, priorities, similar)
-    edges, standing, counts = np.empty(0, EDGE), None, {"candidates": 0, "compared": 0}
-    for round, window in enumerate((FIRST, MOST), start=1):
-        here = scratch / f"round-{round}"
-        (here / "pairs").mkdir(parents=True, exist_ok=True)
-        pieces = 1 + whole["documents"] // candidates.PIECE
-        asked = [
-            (*given, ranks, places, standing, window, band, piece, pieces, here / "pairs" / f"{band:03d}-{piece:05d}.npy")
+
+    def do(work: Callable[..., dict], asked: list[tuple], name: str, what: str, sizes: list[float] | None = None) -> list[dict]:
+        return tasks.run(work, asked, scratch / name, engine=engine, sizes=sizes, what=what, say=say)
+
+    ranks, places, near = (scratch / f"{name}.npy" for name in ("ranks", "places", "near"))
+    given, counts = (directories, priorities, similar), {"candidates": 0, "compared": 0, "incomplete": 0}
+    [whole] = do(candidates.rank, [(directories, priorities, among, ranks, places)], "ranked", "ordering documents")
+    each, pieces = whole["bytes"] / max(1, whole["documents"]), 1 + whole["documents"] // candidates.PIECE
+    edges, standing = [], None
+    for number, window in enumerate((FIRST, MOST), start=1):
+        here, last = scratch / f"round-{number}", window == MOST
+        for folder in ("pairs", "edges"):
+            (here / folder).mkdir(parents=True, exist_ok=True)
+        buckets = [
+            (band, piece, pieces, here / "pairs" / f"{band:03d}-{piece:05d}")
             for band in range(similar.bands.count)
             for piece in range(pieces)
         ]
+        asked = [(*given, ranks, places, standing, window, *bucket) for bucket in buckets]
         sizes = [whole["bytes"] / len(asked)] * len(asked)
-        paired = tasks.run(
-            candidates.pair, asked, here / "paired", engine=engine, sizes=sizes, what=f"finding candidates, round {round}", say=say
-        )
+        paired = do(candidates.pair, asked, f"round-{number}/paired", f"finding candidates, round {number}", sizes)
+        files = [
+            out.with_name(f"{out.name}-{k:03d}.npy")
+            for (*_, out), result in zip(buckets, paired, strict=True)
+            for k in range(result["segments"])
+        ]
+        shares = list(_shares(files, whole["documents"]))
+        asked = [(*given, places, files, *share, here / "edges" / f"{k:05d}.npy") for k, share in enumerate(shares)]
+        sizes = [count * each for _, _, count in shares]
+        compared = do(_compare, asked, f"round-{number}/compared", f"comparing candidates, round {number}", sizes)
+        found = [out for *_, out in asked]
+        deciding = (found, [out.with_suffix(".open") for *_, out in buckets], whole["documents"], standing, last, here / "standing.npy")
+        [settled] = do(_settle, [deciding], f"round-{number}/settled", "deciding")
+        edges, standing = edges + found, here / "standing.npy"
         counts["candidates"] += sum(result["candidates"] for result in paired)
-        files = [asked_for[-1] for asked_for in asked]
-        found, compared = _compared(given, places, files, here, whole, engine, f"comparing candidates, round {round}", say)
-        counts["compared"] += compared
-        edges = np.unique(np.concatenate((edges, found)))
-        not_all = np.unique(np.concatenate([np.load(path.with_suffix(".open")) for path in files]))
-        stands = _stand(whole["documents"], edges, not_all)
-        if not (stands == OPEN).any():
+        counts["compared"] += sum(result["compared"] for result in compared)
+        counts["incomplete"] = settled["incomplete"]
+        if not settled["open"]:
             break
-        standing = here / "standing.npy"
-        save(standing, stands)
-    stands = _stand(whole["documents"], edges, not_all[:0])
-    place_of = np.load(places)
-    near = _near(edges, stands, place_of)
-    save(scratch / "near.npy", near)
-    return scratch / "near.npy", counts | {"incomplete": int(np.count_nonzero(stands[not_all] == KEPT))}
-
-
-def _stand(documents: int, edges: np.ndarray, not_all: np.ndarray) -> np.ndarray:
-    """uint8 [documents], by rank: KEPT, REMOVED or OPEN. Open are those in not_all and those that are like an open one, unless they are
-    like one that is surely kept. edges: sorted by `later`, then `earlier`."""
-    stands = np.full(documents, KEPT)
-    stands[not_all] = OPEN
-    found = np.unique(edges["later"], return_index=True, return_counts=True)
-    earlier = edges["earlier"].tolist()
-    for rank, start, count in zip(*(numbers.tolist() for numbers in found), strict=True):
-        before = {stands[other] for other in earlier[start : start + count]}
-        if KEPT in before:
-            stands[rank] = REMOVED
-        elif OPEN in before:
-            stands[rank] = OPEN
-    return stands
-
-
-def _near(edges: np.ndarray, stands: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """NEAR of those that are removed: with the one that stays that is most like it, of equals the first."""
-    edges = edges[stands[edges["earlier"]] == KEPT]
-    edges = edges[np.lexsort((edges["earlier"], -edges["jaccard"], edges["later"]))]
-    _, best = np.unique(edges["later"], return_index=True)
-    edges = edges[best]
-    near = np.empty(len(edges), NEAR)
-    near["place"], near["kept"], near["jaccard"] = places[edges["later"]], places[edges["earlier"]], edges["jaccard"]
-    near.sort(order="place")
-    return near
+    do(_name, [(edges, standing, places, near)], "named", "naming those that stay")
+    return near, counts
 
 
 # ── comparing ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _compared(
-    given: tuple, places: Path, files: list[Path], here: Path, whole: dict, engine: tasks.Engine, what: str, say
-) -> tuple[np.ndarray, int]:  # fmt: skip
-    """All EDGEs among the pairs of some files, and how many pairs there were."""
-    folder = here / "edges"
-    folder.mkdir(exist_ok=True)
-    bounds, counts = _shares(files, whole["documents"])
-    each = whole["bytes"] / max(1, whole["documents"])
-    asked = [(*given, places, files, low, high, folder / f"{number:05d}.npy") for number, (low, high) in enumerate(bounds)]
-    results = tasks.run(_compare, asked, here / "compared", engine=engine, sizes=[count * each for count in counts], what=what, say=say)
-    return np.concatenate([np.empty(0, EDGE), *(np.load(out) for *_, out in asked)]), sum(result["compared"] for result in results)
-
-
-def _shares(files: list[Path], documents: int) -> tuple[list[tuple[int, int]], list[int]]:
-    """[low, high) of ranks that have about TASK_PAIRS pairs together, and how many they have. A pair in two files counts twice."""
+def _shares(files: list[Path], documents: int) -> Iterator[tuple[int, int, int]]:
+    """[low, high) of ranks, and how many pairs they have together: about TASK_PAIRS. A pair in two files counts twice."""
     bins = 1 << 16
     width = -(-documents // bins) or 1
     counts = np.zeros(bins, np.int64)
@@ -129,23 +96,25 @@ def _shares(files: list[Path], documents: int) -> tuple[list[tuple[int, int]], l
         for start in range(0, len(pairs), 1 << 20):
             later = (pairs[start : start + (1 << 20)] >> LATER).astype(np.int64)
             counts += np.bincount(later // width, minlength=bins)
-    before = np.cumsum(counts) - counts
-    starts = np.flatnonzero(np.append(True, np.diff(before // TASK_PAIRS) > 0))
-    shares = np.add.reduceat(counts, starts)
-    bounds = [(int(a) * width, int(b) * width) for a, b in zip(starts, np.append(starts[1:], bins), strict=True)]
-    return [bound for bound, count in zip(bounds, shares, strict=True) if count], [int(count) for count in shares if count]
+    share = np.cumsum(counts) // max(TASK_PAIRS, int(counts.sum()) // TASKS)
+    starts = np.flatnonzero(np.append(True, share[1:] != share[:-1]))
+    for low, high, count in zip(starts.tolist(), [*starts[1:].tolist(), bins], np.add.reduceat(counts, starts).tolist(), strict=True):
+        if count:
+            yield low * width, high * width, count
 
 
 def _compare(
-    directories: list[Path], priorities: list[int], similar: Similar, places: Path, files: list[Path], low: int, high: int, out: Path
+    directories: list[Path], priorities: list[int], similar: Similar, places: Path, files: list[Path], low: int, high: int, count: int,
+    out: Path,
 ) -> dict:  # fmt: skip
-    """Write the EDGEs among the pairs whose later one's rank is in [low, high)."""
-    of_all = [np.load(path, mmap_mode="r") for path in files]
+    """Write the EDGEs among the pairs whose later one's rank is in [low, high), sorted. count: of these pairs in the files; a result
+    for another number is not taken for this one."""
     bounds = np.array([low, high], np.uint64) << LATER
+    of_all = (np.load(path, mmap_mode="r") for path in files)
     pairs = np.unique(np.concatenate([pairs[slice(*np.searchsorted(pairs, bounds))] for pairs in of_all]))
     later, earlier = (pairs >> LATER).astype(np.int64), (pairs & EARLIER).astype(np.int64)
     texts, likeness = _Texts(Runs(directories, priorities), np.load(places, mmap_mode="r"), similar.unit), np.empty(len(pairs))
-    for some in _portions(texts.bytes(later) + texts.bytes(earlier)):
+    for some in _portions(texts.sizes(later) + texts.sizes(earlier)):
         texts.load(np.union1d(later[some], earlier[some]).tolist())
         for k in range(some.start, some.stop):
             likeness[k] = shingles.jaccard(texts[later[k]], texts[earlier[k]])
@@ -156,11 +125,11 @@ def _compare(
     return {"compared": len(pairs)}
 
 
-def _portions(bytes: np.ndarray) -> Iterator[slice]:
+def _portions(sizes: np.ndarray) -> Iterator[slice]:
     """Slices of about LOAD_BYTES, or of one."""
-    portion = np.cumsum(bytes) // LOAD_BYTES
-    starts = np.flatnonzero(np.append(True, portion[1:] != portion[:-1])[: len(bytes)])
-    yield from map(slice, starts.tolist(), np.append(starts[1:], len(bytes)).tolist())
+    portion = np.cumsum(sizes) // LOAD_BYTES
+    starts = np.flatnonzero(np.append(True, portion[1:] != portion[:-1])[: len(sizes)])
+    yield from map(slice, starts.tolist(), np.append(starts[1:], len(sizes)).tolist())
 
 
 class _Texts:
@@ -171,8 +140,8 @@ class _Texts:
         self._held: OrderedDict[int, np.ndarray] = OrderedDict()
         self._bytes = 0
 
-    def bytes(self, ranks: np.ndarray) -> np.ndarray:
-        """Of the texts of some ranks, int64."""
+    def sizes(self, ranks: np.ndarray) -> np.ndarray:
+        """Bytes of the texts of some ranks, int64."""
         each, which = np.unique(ranks, return_inverse=True)
         return self._runs.at(self._places[each])["bytes"].astype(np.int64)[which]
 
@@ -190,3 +159,49 @@ class _Texts:
             self._bytes += found.nbytes
         while self._bytes > HELD_BYTES and len(self._held) > 1:
             self._bytes -= self._held.popitem(last=False)[1].nbytes
+
+
+# ── deciding ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _settle(edges: list[Path], not_all: list[Path], documents: int, standing: Path | None, last: bool, out: Path) -> dict:
+    """Write the standing of each rank, uint8. {"open": how many are; "incomplete": who stays and was not paired with all before it}.
+
+    edges: of this round, by `later`. not_all: who was not paired with all before it; before the last round they stay open, unless they
+    are like one that is surely kept. standing: of the round before: who was open in it has all its edges in this one's.
+    """
+    stands = bytearray(documents) if standing is None else bytearray(np.load(standing))
+    stood = np.frombuffer(stands, np.uint8)
+    stood[stood == OPEN] = KEPT
+    waiting = np.unique(np.concatenate([np.load(path) for path in not_all]))
+    if not last:
+        stood[waiting] = OPEN
+    for path in edges:
+        found = np.load(path)
+        for later, earlier in zip(found["later"].tolist(), found["earlier"].tolist(), strict=True):
+            before = stands[earlier]
+            if before == KEPT:
+                stands[later] = REMOVED
+            elif before == OPEN and stands[later] == KEPT:
+                stands[later] = OPEN
+    save(out, stood)
+    return {"open": int(np.count_nonzero(stood == OPEN)), "incomplete": int(np.count_nonzero(stood[waiting] == KEPT))}
+
+
+def _name(edges: list[Path], standing: Path, places: Path, out: Path) -> dict:
+    """Write NEAR of those that are removed: with the one that stays that is most like it, of equals the first."""
+    stands, found = np.load(standing), [np.empty(0, EDGE)]
+    for path in edges:
+        some = np.load(path)
+        found.append(_best(some[(stands[some["later"]] == REMOVED) & (stands[some["earlier"]] == KEPT)]))
+    best, place_of = _best(np.concatenate(found)), np.load(places, mmap_mode="r")
+    near = np.empty(len(best), NEAR)
+    near["place"], near["kept"], near["jaccard"] = place_of[best["later"]], place_of[best["earlier"]], best["jaccard"]
+    near.sort(order="place")
+    save(out, near)
+    return {"removed": len(near)}
+
+
+def _best(edges: np.ndarray) -> np.ndarray:
+    edges = edges[np.lexsort((edges["earlier"], -edges["jaccard"], edges["later"]))]
+    return edges[np.unique(edges["later"], return_index=True)[1]]
