@@ -3,19 +3,25 @@
 A figure is a small JSON of results (kind, bilingual title and axes, series) and the PNG drawn from it; the JSON is
 kept beside the picture, so that every figure can be redrawn and every number read without running anything.
 
-    {"kind": "lines" | "bars" | "road", "title": [ko, en], "x": [ko, en], "y": [ko, en], "series": {name: …}}
+    {"kind": "lines" | "bars" | "road" | "tokens", "title": [ko, en], "x": [ko, en], "y": [ko, en], "series": {name: …}}
 
 lines: series {name: {"x": [...], "y": [...]}}, optional "log": "x".  bars: series {name: {label: value}}, optional
 "intervals": {name: {label: [low, high]}}.
 road: series {name: [x, y]} in order, joined by "arrows": [[from, to], …].
+tokens: in place of series "sentences": [{"text", "tokenizers": {name: [[begin, end, cut], …]}}], begin and end in bytes of UTF-8, cut
+where a token begins or ends inside a character; "x" and "y" are empty.
 """
 
+import itertools
 import json
+import unicodedata
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib import font_manager
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from openko.errors import InputError
 
@@ -26,6 +32,11 @@ STYLE = {
     "axes.unicode_minus": False,  # the Hangul font has a hyphen and no minus sign
 }  # fmt: skip
 COLOURS = ("#0b6e99", "#c8553d", "#588157", "#7b5ea7", "#b08900", "#444444")
+COLUMNS = 64  # of a line
+INCH_A_LINE = 0.24
+TOKEN_COLOURS = ("#bcd9ea", "#f6cfc4", "#cfe3c8", "#ddd0ee", "#f2e2ae")
+CUT_COLOUR = "#a01c1c"
+SHOWN = {"\n": "¶", "\t": "→", "\r": "←"}  # two columns each; Korean fonts draw a backslash as ₩
 
 
 def hangul_font(packages: Path) -> font_manager.FontProperties:
@@ -65,7 +76,7 @@ def redraw(directory: Path, *, packages: Path) -> list[Path]:
 
 def draw(data: dict, font: font_manager.FontProperties) -> Figure:
     """The figure of one data dict."""
-    painters = {"lines": _lines, "bars": _bars, "road": _road}
+    painters = {"lines": _lines, "bars": _bars, "road": _road, "tokens": _tokens}
     if data.get("kind") not in painters:
         raise InputError(f"figure kind must be one of {', '.join(painters)}, found {data.get('kind')!r}")
     with matplotlib.rc_context(STYLE):
@@ -98,7 +109,7 @@ def _bars(axes, data: dict) -> None:
         places = [x + (i - (len(data["series"]) - 1) / 2) * width for x in range(len(labels))]
         heights = [values[label] for label in labels]
         reach = None
-        if "intervals" in data:  # matplotlib wants distances from the bar's end
+        if name in data.get("intervals", {}):  # matplotlib wants distances from the bar's end
             reach = [[abs(data["intervals"][name][label][side] - values[label]) for label in labels] for side in (0, 1)]
         bars = axes.bar(places, heights, width, yerr=reach, capsize=3, color=COLOURS[i % len(COLOURS)], label=name)
         axes.bar_label(bars, fmt="{:,.4g}", fontsize=8)
@@ -116,3 +127,57 @@ def _road(axes, data: dict) -> None:
             xytext=data["series"][start],
             arrowprops={"arrowstyle": "->", "color": "#666666", "shrinkA": 6, "shrinkB": 6},
         )
+
+
+def _tokens(axes, data: dict) -> None:
+    """Characters on a grid, Hangul two columns wide, Latin one; a token is the strip of columns that its bytes are, hatched if it cuts
+    a character. The figure becomes as high as the sentences need."""
+    line = 0.0
+    for sentence in data["sentences"]:
+        for name, spans in sentence["tokenizers"].items():
+            cut = sum(cut for _, _, cut in spans)
+            label = f"{name}: {len(spans)} tokens" + (f", {cut} of them pieces of characters" if cut else "")
+            axes.text(0, line + 0.75, label, fontsize=8, color="#444444", va="center")
+            line = _token_block(axes, sentence["text"], spans, line + 1.3) + 0.2
+        line += 0.5
+    axes.set_xlim(-0.2, COLUMNS + 0.2)
+    axes.set_ylim(line, 0)
+    axes.set_axis_off()
+    axes.figure.set_size_inches(7.2, 0.7 + INCH_A_LINE * line)
+
+
+def _token_block(axes, text: str, spans: list, line: float) -> float:
+    """One sentence of one tokenizer from `line` on, in as many lines as it needs; returns the line behind it."""
+    places = np.cumsum([0, *(len(c.encode()) for c in text)])
+    column = np.concatenate([[0], np.cumsum([_width(c) for c in text])])
+    ends = {place for _, place, _ in spans}
+    starts_line, first, last_end = [0], 0, 0
+    for i, place in enumerate(places):  # a line ends where a token and a character do
+        if column[i] - column[first] > COLUMNS and last_end > first:
+            first = last_end
+            starts_line.append(first)
+        if int(place) in ends:
+            last_end = i
+    starts_line.append(len(text))
+    for begin, end in itertools.pairwise(starts_line):
+        for number, (left, right, cut) in enumerate(spans):
+            if places[begin] <= left < places[end]:
+                x, stop = np.interp([left, min(right, places[end])], places, column) - column[begin]
+                marked = {"edgecolor": CUT_COLOUR, "hatch": "///"} if cut else {"edgecolor": "white"}
+                colour = TOKEN_COLOURS[number % len(TOKEN_COLOURS)]
+                axes.add_patch(Rectangle((x, line), stop - x, 1.0, facecolor=colour, linewidth=0.7, **marked))
+        for i in range(begin, end):
+            if _width(text[i]) and text[i] != " ":
+                middle = (column[i] + column[i + 1]) / 2 - column[begin]
+                axes.text(middle, line + 0.52, SHOWN.get(text[i], text[i]), fontsize=9, ha="center", va="center", clip_on=True)
+        line += 1.15
+    return line
+
+
+def _width(character: str) -> int:
+    """Columns: 2 for wide characters, 0 for those that join others, else 1."""
+    if character in SHOWN:
+        return 2
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Cf", "Mn") or "\u1160" <= character <= "\u11ff":
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1

@@ -1,8 +1,8 @@
 """Tokenizers in Llama-3's form: load, train a small one, encode chats, count what Korean costs.
 
 The real Llama-3 tokenizer is read from Meta's own package (PyPI `llama-models`) into tiktoken, which gives the
-same ids as Hugging Face's tokenizer.json, three times as fast. Everything else is a directory with a
-tokenizer.json.
+same ids as Hugging Face's tokenizer.json, three times as fast. Everything else is a directory or a file in one of three
+forms, told apart by what is in it: tokenizer.json, tiktoken's lines, or a SentencePiece model.
 """
 
 import base64
@@ -11,6 +11,7 @@ import importlib.util
 import json
 import re
 import shutil
+import unicodedata
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +52,12 @@ def special_tokens(count: int) -> list[str]:
 
 
 LLAMA_3 = "llama-3"  # what `load` calls the real one
+HUB = "hub:"  # how `load` tells a repository of the Hugging Face hub from a directory: hub:ORG/NAME or hub:ORG/NAME@REVISION
+MODEL_FILE = "tokenizer.model"  # a SentencePiece model (Llama-2) or tiktoken's lines (Llama-3)
+
+SPACE_MARK = "\u2581"  # SentencePiece's space
+MARKS = re.compile("[\u1160-\u11ff\ud7b0-\ud7fb]")  # conjoining vowels and finals, which belong to the initial before them
+BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")  # SentencePiece's form of a byte that no piece holds
 
 
 class Tokenizer:
@@ -79,6 +86,24 @@ class Tokenizer:
 
     def vocabulary(self) -> list[tuple[str, int]]:
         """Every token, its bytes as hexadecimal, with its id; special tokens apart."""
+        raise NotImplementedError("a Tokenizer is one of the classes below")
+
+    @cached_property
+    def pieces(self) -> list[bytes | None]:
+        """What each id stands for in a text, by id, a space as a space; None where it stands for nothing certain: special, unknown."""
+        raise NotImplementedError("a Tokenizer is one of the classes below")
+
+    @property
+    def joins(self) -> bool:
+        """Whether the pieces of any text, put together, are its bytes: byte-level, and nothing is normalised."""
+        return False
+
+    def aligned(self, text: str) -> np.ndarray:
+        """Where in the text its tokens come from, for texts that are not their pieces put together.
+
+        int64 [tokens, 3]: begin and end in bytes of UTF-8, and 1 where the token holds what stands there, 0 where it is
+        unknown or one byte of a character.
+        """
         raise NotImplementedError("a Tokenizer is one of the classes below")
 
     @cached_property
@@ -145,13 +170,62 @@ class HFTokenizer(Tokenizer):
     def decode(self, ids):
         return self.backend.decode(list(ids), skip_special_tokens=True)
 
+    @cached_property
+    def _form(self) -> tuple[list[dict], bool, str | None]:
+        """The steps before the model, whether text is normalised, and the unknown token."""
+        form = json.loads(self.backend.to_str())
+        model, steps = form["model"], _parts(form["pre_tokenizer"], "pretokenizers")
+        number = model.get("unk_id")  # where the vocabulary is a list (Unigram)
+        return steps, form["normalizer"] is not None, model.get("unk_token") if number is None else model["vocab"][number][0]
+
+    @cached_property
+    def _byte_level(self) -> bool:
+        return any(step["type"] == "ByteLevel" for step in self._form[0])
+
+    @property
+    def joins(self):
+        steps, normalised, _ = self._form
+        return self._byte_level and not normalised and not any(step.get("add_prefix_space") for step in steps)
+
+    @cached_property
+    def pieces(self):
+        added = self.backend.get_added_tokens_decoder()
+        unknown = self._form[2]
+        found: list[bytes | None] = [None] * (max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1)
+        for token, number in self.backend.get_vocab(with_added_tokens=False).items():
+            found[number] = None if token == unknown else self._piece(token)
+        for number, token in added.items():
+            found[number] = None if token.special or token.content == unknown else token.content.encode()
+        return found
+
+    def _piece(self, token: str) -> bytes | None:
+        if self._byte_level:
+            return bytes(TO_BYTE[c] for c in token) if all(c in TO_BYTE for c in token) else token.encode()
+        byte = BYTE_PIECE.fullmatch(token)
+        return bytes([int(byte[1], 16)]) if byte else token.replace(SPACE_MARK, " ").encode()
+
+    def aligned(self, text):
+        made = self.backend.encode(text, add_special_tokens=False)
+        held = [
+            self.pieces[i] is not None and not BYTE_PIECE.fullmatch(token)
+            # The space that is put before a text is said to come from its first character.
+            and (self.pieces[i] != b" " or text[begin:end].isspace())
+            for i, token, (begin, end) in zip(made.ids, made.tokens, made.offsets, strict=True)
+        ]  # fmt: skip
+        in_bytes = np.concatenate([[0], np.cumsum([len(c.encode()) for c in text], dtype=np.int64)])
+        claimed = {i for begin, end in made.offsets for i in range(begin, end)}
+        offsets = np.array([(begin, _with_marks(text, end, claimed)) for begin, end in made.offsets], np.int64).reshape(-1, 2)
+        return np.column_stack([in_bytes[offsets], np.array(held, np.int64)])
+
+    def encode_arrays(self, texts):
+        return [np.array(ids, np.uint32) for ids in self.encode_batch(texts)]
+
     def vocabulary(self):
-        to_byte = {char: byte for byte, char in _byte_characters().items()}
         found = []
         for token, number in self.backend.get_vocab(with_added_tokens=False).items():
             if token not in self.special:
-                if all(c in to_byte for c in token):
-                    token = bytes(to_byte[c] for c in token).hex()
+                if all(c in TO_BYTE for c in token):
+                    token = bytes(TO_BYTE[c] for c in token).hex()
                 found.append((token, number))
         return found
 
@@ -172,15 +246,33 @@ class HFTokenizer(Tokenizer):
 
 
 class Llama3Tokenizer(Tokenizer):
-    """The real one, by tiktoken, from Meta's tokenizer.model."""
+    """The real one, by tiktoken, from Meta's tokenizer.model.
+
+    Other files of tiktoken's form are read too. They do not say how text is cut before byte-pair encoding; Llama-3's way is taken.
+    """
 
     def __init__(self, path: Path, name: str = LLAMA_3):
+        # Not tiktoken's own reader, which keeps a copy in /tmp and then reads only that.
+        self._set_up(_tiktoken_ranks(Path(path)), name)
+
+    def extended(self, pieces: Iterable[bytes], name: str) -> "Llama3Tokenizer":
+        """This tokenizer with more pieces, merged after all of its own, in their order; special tokens follow them.
+
+        pieces: none of them in the vocabulary, none twice; each two tokens put together, or it is never found.
+        """
+        added = Llama3Tokenizer.__new__(Llama3Tokenizer)
+        ranks = dict(self._ranks)
+        for piece in pieces:
+            if piece in ranks:
+                raise InputError(f"tokenizer {name}: the piece {piece!r} is already there: leave it out")
+            ranks[piece] = len(ranks)
+        added._set_up(ranks, name)
+        return added
+
+    def _set_up(self, ranks: dict[bytes, int], name: str) -> None:
         import tiktoken
 
-        self.name = name
-        # Not tiktoken's own reader, which keeps a copy in /tmp and then reads only that.
-        lines = (line.split() for line in Path(path).read_bytes().splitlines() if line)
-        self._ranks = {base64.b64decode(piece): int(rank) for piece, rank in lines}
+        self.name, self._ranks = name, ranks
         self.special = {token: len(self._ranks) + i for i, token in enumerate(special_tokens(256))}
         self.vocab_size = len(self._ranks) + len(self.special)
         self._encoding = tiktoken.Encoding(name, pat_str=PATTERN, mergeable_ranks=self._ranks, special_tokens=self.special)
@@ -201,23 +293,169 @@ class Llama3Tokenizer(Tokenizer):
     def vocabulary(self):
         return [(token.hex(), rank) for token, rank in self._ranks.items()]
 
+    @property
+    def joins(self):
+        return True
+
+    @cached_property
+    def pieces(self):
+        found: list[bytes | None] = [None] * self.vocab_size
+        for piece, rank in self._ranks.items():
+            found[rank] = piece
+        return found
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece model (Llama-2's form), by its own library. It puts a space before a text where the model says so."""
+
+    chat_template = ""
+
+    def __init__(self, path: Path, name: str):
+        try:
+            import sentencepiece
+        except ImportError:
+            raise InputError(f"{path} is a SentencePiece model: pip install sentencepiece") from None
+
+        self.name = name
+        try:
+            self._model = sentencepiece.SentencePieceProcessor(model_proto=Path(path).read_bytes())
+        except (RuntimeError, ValueError, TypeError) as problem:
+            raise InputError(f"{path} cannot be read as a SentencePiece model ({str(problem)[:200]}): fetch it again") from None
+        self.vocab_size = self._model.get_piece_size()
+        if not self.vocab_size:
+            raise InputError(f"{path} is a SentencePiece model without pieces: fetch it again")
+        self.special = {self._model.id_to_piece(i): i for i in range(self.vocab_size) if self._model.is_control(i)}
+
+    def encode(self, text):
+        return self._model.encode(text, out_type=int)
+
+    def encode_batch(self, texts):
+        return self._model.encode(list(texts), out_type=int)
+
+    def encode_arrays(self, texts):
+        return [np.array(ids, np.uint32) for ids in self._model.encode(list(texts), out_type=int, num_threads=1)]
+
+    def decode(self, ids):
+        return self._model.decode([int(i) for i in ids])
+
+    def vocabulary(self):
+        # An unknown and a byte are no text that a piece could hold, so they keep their names.
+        named = ((self._model.id_to_piece(i), i) for i in range(self.vocab_size) if not self._model.is_control(i))
+        return [(token if self.pieces[i] is None or self._model.is_byte(i) else self.pieces[i].hex(), i) for token, i in named]
+
+    @cached_property
+    def pieces(self):
+        return [self._piece(i) for i in range(self.vocab_size)]
+
+    def _piece(self, number: int) -> bytes | None:
+        if self._model.is_control(number) or self._model.is_unknown(number):
+            return None
+        token = self._model.id_to_piece(number)
+        return bytes([int(BYTE_PIECE.fullmatch(token)[1], 16)]) if self._model.is_byte(number) else token.replace(SPACE_MARK, " ").encode()
+
+    def aligned(self, text):
+        found = []
+        for number, begin, end in _spans(self._model.encode(text, out_type="serialized_proto")):
+            found.append((begin, end, self.pieces[number] is not None and not self._model.is_byte(number)))
+        return np.array(found, np.int64).reshape(-1, 3)
+
 
 def load(source: str | Path) -> Tokenizer:
-    """The tokenizer "llama-3" (from the package llama-models), or that of a directory with a tokenizer.json."""
+    """A tokenizer by its name or its place.
+
+    source: "llama-3" (the real one, from the package llama-models); a directory with a tokenizer.json or a tokenizer.model;
+    such a file, or another of tiktoken's or SentencePiece's; or "hub:ORG/NAME" with "@REVISION" if wanted. It is called after the
+    directory, the repository or the file.
+    """
     if str(source) == LLAMA_3:
         spec = importlib.util.find_spec("llama_models")
         if spec is None:
             raise InputError("the real Llama-3 tokenizer comes with the package llama-models: pip install 'openko[laptop]'")
         return Llama3Tokenizer(Path(spec.submodule_search_locations[0]) / "llama3" / "tokenizer.model")
-    directory = Path(source)
+    if str(source).startswith(HUB):
+        directory = _from_hub(str(source))
+        return _read(_file_of(directory), str(source).removeprefix(HUB).partition("@")[0].rpartition("/")[2])
+    path = Path(source) if Path(source).is_file() else _file_of(Path(source))
+    general = path.name in ("tokenizer.json", MODEL_FILE)  # the same name everywhere: the directory tells more
+    return _read(path, path.absolute().parent.name if general else path.stem)
+
+
+def _file_of(directory: Path) -> Path:
     path = directory / "tokenizer.json"
+    if not path.is_file() and (directory / MODEL_FILE).is_file():
+        return directory / MODEL_FILE
     if not path.is_file():
-        raise InputError(f"{path} does not exist: give 'llama-3' or a model directory with a tokenizer.json")
+        raise InputError(
+            f"{path} does not exist: give 'llama-3' or a model directory with a tokenizer.json or {MODEL_FILE}, "
+            "such a file, or hub:ORG/NAME"
+        )
+    return path
+
+
+def _read(path: Path, name: str) -> Tokenizer:
+    """The tokenizer in a file; what is in it, and not its name, tells the form."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if path.name == "tokenizer.json" or head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+        try:
+            backend = hf.Tokenizer.from_file(str(path))
+        except Exception as problem:  # the library raises plain Exception for a file it cannot parse
+            raise InputError(f"{path} cannot be read: {problem}") from problem
+        return HFTokenizer(backend, name, chat_template(path.parent))
+    if TIKTOKEN_LINE.match(head):
+        return Llama3Tokenizer(path, name)
+    if head[:1] == SENTENCEPIECE_START:
+        return SentencePieceTokenizer(path, name)
+    found = "an empty file" if not head else "a Git LFS pointer" if head.startswith(b"version https://git-lfs") else repr(head[:24])
+    what = "fetch the file itself (git lfs pull)" if "LFS" in found else "give one of them"
+    raise InputError(
+        f"{path} is no tokenizer: neither a tokenizer.json nor tiktoken's lines nor a SentencePiece model, but {found}: {what}"
+    )
+
+
+TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
+SENTENCEPIECE_START = b"\x0a"  # protobuf's mark of the first piece: field 1, with its length
+
+
+def _tiktoken_ranks(path: Path) -> dict[bytes, int]:
+    ranks = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if not line:
+            continue
+        try:
+            piece, rank = line.split()
+            ranks[base64.b64decode(piece, validate=True)] = int(rank)
+        except ValueError:
+            raise InputError(f"{path}, line {number}: {line[:40]!r} is not a piece in base64 and its rank: fetch the file again") from None
+    missing = [b for b in range(256) if bytes([b]) not in ranks]
+    if missing or sorted(ranks.values()) != list(range(len(ranks))):
+        lacks = f"the byte {missing[0]:#04x} is missing" if missing else f"the ranks are not 0 to {len(ranks) - 1:,}"
+        raise InputError(f"{path} is not whole: it has {len(ranks):,} pieces, and {lacks}: fetch the file again")
+    return ranks
+
+
+def _from_hub(source: str) -> Path:
+    """The tokenizer's files of a hub repository, fetched once into the hub's own cache; no weights."""
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    repository, _, revision = source.removeprefix(HUB).partition("@")
     try:
-        backend = hf.Tokenizer.from_file(str(path))
-    except Exception as problem:  # the library raises plain Exception for a file it cannot parse
-        raise InputError(f"{path} cannot be read: {problem}") from problem
-    return HFTokenizer(backend, directory.name, chat_template(directory))
+        if repository.count("/") != 1:
+            raise InputError(f"{source}: write hub:ORG/NAME, such as hub:beomi/llama-2-ko-7b")
+        return Path(huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=[*FILES, MODEL_FILE]))
+    except GatedRepoError:
+        raise InputError(f"{source} is gated: accept its licence on the hub, then log in with `hf auth login` or set HF_TOKEN") from None
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as problem:
+        raise InputError(
+            f"{source} is not on the hub, or not for you ({str(problem).splitlines()[0]}): check name, revision and login"
+        ) from None
+    # The base of the hub's error is that of the HTTP library of its release: requests, httpx or another.
+    except (OSError, *HfHubHTTPError.__bases__) as problem:
+        raise InputError(
+            f"{source} cannot be fetched ({(str(problem) or type(problem).__name__).splitlines()[0]}): "
+            "without the network give a directory or a file"
+        ) from None
 
 
 def copy_files(source: Path, directory: Path) -> None:
@@ -323,8 +561,57 @@ def _split_keeping(text: str, token: str) -> list[str]:
     return [p for p in kept if p]
 
 
+def _with_marks(text: str, end: int, claimed: set[int]) -> int:
+    """The end of a token that was composed (NFC): the library says it to come from the first character of those that became one."""
+    while end and end < len(text) and end not in claimed and (unicodedata.combining(text[end]) or MARKS.match(text[end])):
+        end += 1
+    return end
+
+
+def _parts(form: dict | None, inside: str) -> list[dict]:
+    """The steps of a pre-tokenizer as tokenizer.json has it: none, one, or a sequence of them."""
+    if form is None:
+        return []
+    return [part for each in form[inside] for part in _parts(each, inside)] if form.get("type") == "Sequence" else [form]
+
+
+def _varint(data: bytes, place: int) -> tuple[int, int]:
+    """A protobuf integer and the place behind it."""
+    value = shift = 0
+    while True:
+        byte = data[place]
+        place, value, shift = place + 1, value | (byte & 127) << shift, shift + 7
+        if byte < 128:
+            return value, place
+
+
+def _fields(data: bytes) -> Iterable[tuple[int, int | bytes]]:
+    """Number and value of each field of a protobuf message that has integers, texts and messages only."""
+    place = 0
+    while place < len(data):
+        key, place = _varint(data, place)
+        value, place = _varint(data, place)
+        if key & 7 == 2:
+            value, place = data[place : place + value], place + value
+        yield key >> 3, value
+
+
+def _spans(message: bytes) -> Iterable[tuple[int, int, int]]:
+    """Id, begin and end (bytes) of each piece of a SentencePieceText (sentencepiece.proto); a field that is 0 is left out there.
+
+    Read here because the library's own ways to tell it have other names in each release, and one needs protobuf.
+    """
+    for field, value in _fields(message):
+        if field == 2:
+            piece = dict(_fields(value))
+            yield piece.get(2, 0), piece.get(4, 0), piece.get(5, 0)
+
+
 def _byte_characters() -> dict[int, str]:
     """GPT-2's printable character for every byte: printable Latin-1 stays, the rest moves above U+0100."""
     stays = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     moved = (b for b in range(256) if b not in stays)
     return {b: chr(b) for b in stays} | {b: chr(256 + n) for n, b in enumerate(moved)}
+
+
+TO_BYTE = {character: byte for byte, character in _byte_characters().items()}

@@ -259,3 +259,160 @@ def test_measure_counts_tokens_bytes_words_and_syllables():
 
 def test_measure_of_english_has_no_tokens_per_syllable():
     assert tokenizers.measure(Letters(), ["ab"])["tokens_per_syllable"] is None
+
+
+# ── other forms, told apart by what is in a file ──────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def sentencepiece_model(tmp_path_factory):
+    """A model of Llama-2's kind: BPE, bytes for what it does not know, nothing normalised, a space before each text."""
+    import sentencepiece
+
+    path = tmp_path_factory.mktemp("sentencepiece") / "small.model"
+    with path.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(TEXTS * 3), model_writer=file, vocab_size=400, model_type="bpe", byte_fallback=True, minloglevel=3,
+            normalization_rule_name="identity", remove_extra_whitespaces=False, hard_vocab_limit=False, num_threads=1,
+        )  # fmt: skip
+    return path
+
+
+def tiktoken_lines(tokenizer) -> str:
+    pieces = sorted(tokenizer.vocabulary(), key=lambda piece: piece[1])
+    return "\n".join(f"{base64.b64encode(bytes.fromhex(piece)).decode()} {rank}" for piece, rank in pieces)
+
+
+def test_a_file_is_known_by_its_content_and_not_by_its_name(tiny, sentencepiece_model, tmp_path):
+    tiny.save(tmp_path / "korean")
+    big = tokenizers.train(TEXTS, 640, "big", specials=256)
+    forms = {
+        "HFTokenizer": (tmp_path / "korean" / "tokenizer.json").read_bytes(),
+        "Llama3Tokenizer": tiktoken_lines(big).encode(),
+        "SentencePieceTokenizer": sentencepiece_model.read_bytes(),
+    }
+    for form, content in forms.items():
+        for name in ("any.bin", "tokenizer.model"):
+            (tmp_path / form).mkdir(exist_ok=True)
+            (tmp_path / form / name).write_bytes(content)
+            loaded = tokenizers.load(tmp_path / form / name)
+            assert type(loaded).__name__ == form and loaded.name == ("any" if name == "any.bin" else form)
+        assert type(tokenizers.load(tmp_path / form)).__name__ == form
+    assert tokenizers.load(tmp_path / "korean" / "tokenizer.json").name == "korean"
+
+
+def test_a_tokenizer_json_goes_before_a_tokenizer_model(tiny, sentencepiece_model, tmp_path):
+    tiny.save(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model.read_bytes())
+    assert tokenizers.load(tmp_path).fingerprint == tiny.fingerprint
+
+
+def test_a_sentencepiece_model_gives_its_own_librarys_ids(sentencepiece_model):
+    import sentencepiece
+
+    ours, theirs = tokenizers.load(sentencepiece_model), sentencepiece.SentencePieceProcessor(model_file=str(sentencepiece_model))
+    for text in TEXTS + UNSEEN:
+        assert ours.encode(text) == theirs.encode(text) and ours.decode(ours.encode(text)) == text
+    assert ours.encode_batch(TEXTS) == [ours.encode(text) for text in TEXTS] == [a.tolist() for a in ours.encode_arrays(TEXTS)]
+    assert (ours.vocab_size, ours.special) == (theirs.get_piece_size(), {"<s>": 1, "</s>": 2})
+    assert not set(ours.special.values()) & set(ours.encode("<s>글자일 뿐</s>"))
+
+
+def test_pieces_put_together_are_the_text(tiny, llama3, sentencepiece_model):
+    model = tokenizers.load(sentencepiece_model)
+    for text in filter(None, TEXTS + UNSEEN):
+        for tokenizer, before in ((tiny, b""), (llama3, b""), (model, b" ")):
+            assert b"".join(tokenizer.pieces[i] for i in tokenizer.encode(text)) == before + text.encode()
+    assert tiny.joins and llama3.joins and not model.joins
+    assert all(t.pieces[i] is None for t in (tiny, llama3, model) for i in t.special.values())
+
+
+def test_where_tokens_come_from_in_a_text_that_is_changed_on_the_way(tmp_path):
+    """NFC before byte-level BPE: a decomposed syllable is one character of the text that the model sees."""
+    import unicodedata
+
+    import tokenizers as hf
+
+    plain = tokenizers.train(TEXTS, 400, "nfc")
+    plain.backend.normalizer = hf.normalizers.NFC()
+    plain.save(tmp_path)
+    changing = tokenizers.load(tmp_path)
+    assert not changing.joins
+    text = unicodedata.normalize("NFD", "국민은")
+    found = changing.aligned(text)
+    assert len(found) == len(changing.encode(text)) == len(changing.encode("국민은"))
+    assert found[0, 0] == 0 and found[-1, 1] == len(text.encode()) and (found[:, 2] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "content, found",
+    [
+        (b"", "an empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer: fetch the file itself"),
+        (b"<!DOCTYPE html>", "<!DOCTYPE html>"),
+        ("대한민국".encode("utf-16"), "is no tokenizer: neither"),
+        (b"\x0a\x05abc", "SentencePiece model"),
+        (b'{"model": ', "cannot be read"),
+        (b"YQ== 0\nYg== x\n", r"line 2: b'Yg== x' is not a piece"),
+        (b"YQ== 0\nYg== 1\n", "2 pieces, and the byte 0x00 is missing"),
+    ],
+)
+def test_a_file_that_is_no_tokenizer_is_refused_by_what_was_found(tmp_path, content, found):
+    (tmp_path / "tokenizer.model").write_bytes(content)
+    for place in (tmp_path, tmp_path / "tokenizer.model"):
+        with pytest.raises(InputError, match=found) as refused:
+            tokenizers.load(place)
+        assert "tokenizer.model" in str(refused.value)
+
+
+def test_tiktoken_lines_with_a_gap_are_refused(tiny, tmp_path):
+    lines = tiktoken_lines(tiny).splitlines()
+    (tmp_path / "tokenizer.model").write_text("\n".join(lines[:300] + lines[301:]))
+    with pytest.raises(InputError, match="the ranks are not 0 to"):
+        tokenizers.load(tmp_path)
+
+
+def test_a_piece_is_not_added_twice(llama3):
+    extended = llama3.extended(["뷁뷁".encode()], "more")
+    assert len(extended.encode("뷁뷁")) == 1 and extended.decode(extended.encode("뷁뷁")) == "뷁뷁"
+    with pytest.raises(InputError, match="already there"):
+        llama3.extended([b"a"], "more")
+
+
+# ── the hub ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_hub_repository_is_fetched_without_its_weights(tiny, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    tiny.save(tmp_path)
+    asked = []
+
+    def fetch(repository, **options):
+        asked.append((repository, options["revision"], options["allow_patterns"]))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    loaded = [tokenizers.load(source) for source in ("hub:beomi/llama-2-ko-7b", "hub:beomi/llama-2-ko-7b@main")]
+    assert [t.name for t in loaded] == ["llama-2-ko-7b"] * 2 and loaded[0].fingerprint == tiny.fingerprint
+    files = [*tokenizers.FILES, "tokenizer.model"]
+    assert asked == [("beomi/llama-2-ko-7b", None, files), ("beomi/llama-2-ko-7b", "main", files)]
+    assert not any("safetensors" in pattern or "*" in pattern for pattern in files)
+
+
+@pytest.mark.parametrize("source", ["hub:llama", "hub:a/b/c", "hub:"])
+def test_a_hub_name_without_its_owner_is_refused(source):
+    with pytest.raises(InputError, match="write hub:ORG/NAME"):
+        tokenizers.load(source)
+
+
+def test_without_the_hub_one_message_says_what_to_do(monkeypatch, tmp_path):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def fetch(repository, **options):
+        raise LocalEntryNotFoundError("Cannot find an appropriate cached snapshot folder")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    with pytest.raises(InputError, match=r"hub:a/b cannot be fetched \(Cannot find.*without the network give a directory"):
+        tokenizers.load("hub:a/b")
