@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import types
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from openko.errors import InputError
 from openko.profiles import Profile
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("01_tokenizers", "02_corpus", "03_pretraining", "04_rope", "05_chat_vector", "06_samples")
+NAMES = ("01_tokenizers", "02_corpus", "03_pretraining", "04_rope", "05_chat_vector", "06_samples", "07_evaluation")
 JUPYTER_NAMES = {"In", "Out", "exit", "quit", "open", "get_ipython", "nb"}
 
 
@@ -140,6 +141,7 @@ def start(notebook: str, namespace: dict) -> Run:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise InputError(f"out_dir {out} cannot be made ({problem.strerror}): choose another place") from None
+    warnings.filterwarnings("ignore", message="IProgress not found")  # of libraries' progress bars, which openko does without
     namespace["_openko_started"] = True
     print(f"profile {profile.name} ({profile.hardware}) → {out}")
     released = {name: Path(namespace[name]).as_posix() if namespace.get(name) else "" for name in ("base_dir", "chat_dir")}

@@ -25,7 +25,9 @@ from openko import manifest, notebook, page, profiles
 from openko.errors import InputError, Interrupted
 
 # Share of the whole that each notebook takes in profile laptop; only the display's "time left" depends on it.
-SHARES = {"01_tokenizers": 2, "02_corpus": 1, "03_pretraining": 60, "04_rope": 18, "05_chat_vector": 18, "06_samples": 1}
+SHARES = {
+    "01_tokenizers": 3, "02_corpus": 1, "03_pretraining": 60, "04_rope": 18, "05_chat_vector": 18, "06_samples": 1, "07_evaluation": 4,
+}  # fmt: skip
 
 
 def walkthrough(profile_name: str, out: Path, *, console: Console | None = None) -> dict:

@@ -11,14 +11,19 @@ from typing import Annotated
 
 import typer
 
-from openko.cli import card, corpus, rope
+from openko.cli import card, corpus, evaluate, release, rope, tokens
 from openko.cli.printing import AsJson, print_record, print_rows, read_text, to_stderr
 from openko.errors import InputError, Interrupted
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Llama-3-Open-Ko, the whole road.")
 app.add_typer(rope.app, name="rope")
 app.add_typer(corpus.app, name="corpus")
+app.add_typer(tokens.app, name="tokens")
 app.add_typer(card.app, name="card")
+app.command()(evaluate.evaluate)
+app.command()(release.release)
+app.command()(release.audit)
+app.command()(release.push)
 
 
 @app.command()

@@ -1,1 +1,1 @@
-"""What a model can do, measured: whether it ends its turns."""
+"""What a model can do, measured: the harness's tasks, what it forgot, whether it ends its turns; and what others published."""

@@ -1,0 +1,196 @@
+"""lm-evaluation-harness through openko against its own HFLM (torch), 5-shot haerae and kobest, then kmmlu_direct.
+
+    python benchmarks/evaluate.py [--shape 7M | 135M] [--num-fewshot 5] [--limit 6] [--rounds 3] [--json]
+
+Both answer the same requests of the harness's own tasks (openko's practice questions in their form) with the same random weights in
+fp32 and as many threads as there are cores, each in a process of its own, in turn. HFLM has the batch size of 4, 8, 16, 32 that is
+best here (of 8 and 16 for answers). Timed is what the harness asks a model for, texts to log-likelihoods or to answers; reading data
+and making prompts is the harness's own work and left out. Medians over the rounds, the ratio pair by pair. Compiling happens once and
+is said apart. The limit: tokens with every shared beginning counted once, at the speed of one large matrix product.
+--json ends with a line {name, ours, peer, ratio, unit, limit, …} for each kind of request.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from pathlib import Path
+from pydoc_data.topics import topics
+from statistics import median
+
+import jax
+import jax.numpy as jnp
+
+from openko import hf_weights, llama, tokenizers
+from openko.evaluation import tasks
+from openko.profiles import LlamaConfig
+from openko.rope import Rope
+
+ASKED = {"loglikelihood": ("haerae", "kobest"), "generate_until": ("kmmlu_direct_korean_history", "kmmlu_direct_biology")}
+BATCHES = {"loglikelihood": (4, 8, 16, 32), "generate_until": (8, 16)}
+SHAPES = {
+    "7M": LlamaConfig(
+        vocab_size=8192, hidden_size=256, intermediate_size=896, num_hidden_layers=6, num_attention_heads=8, num_key_value_heads=2,
+        head_dim=32, rope=Rope(theta=5e5), max_position_embeddings=4096, tie_word_embeddings=True,
+    ),
+    # SmolLM2-135M's numbers, from its config.json, over a smaller vocabulary.
+    "135M": LlamaConfig(
+        vocab_size=8192, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
+        head_dim=64, rope=Rope(theta=1e5), max_position_embeddings=8192, tie_word_embeddings=True,
+    ),
+}  # fmt: skip
+
+
+def seconds(work) -> tuple[float, object]:
+    began = time.perf_counter()
+    result = work()
+    return time.perf_counter() - began, result
+
+
+def requests_of(kind: str, num_fewshot: int, limit: int) -> list:
+    """The harness's own requests of one kind, the same in each process."""
+    with tasks.quiet():
+        loaded = tasks.load(ASKED[kind], data_dir=tasks.PRACTICE, num_fewshot=num_fewshot)["tasks"].values()
+        for task in loaded:
+            task.set_config(key="num_fewshot", value=num_fewshot)
+            task.set_fewshot_seed(seed=1234)
+            task.build_all_requests(limit=limit)
+    return [instance for task in loaded for instance in task.instances]
+
+
+def serve(lm, num_fewshot: int, limit: int, pipe) -> None:
+    """Answers (kind, batch size or None) with (seconds, what the model answered)."""
+    asked_for = {kind: requests_of(kind, num_fewshot, limit) for kind in ASKED}
+    while (asked := pipe.recv()) is not None:
+        kind, batch = asked
+        if batch is not None:
+            lm.batch_size_per_gpu = batch
+        with tasks.quiet():
+            pipe.send(seconds(lambda kind=kind: getattr(lm, kind)(asked_for[kind], disable_tqdm=True)))
+
+
+def ours(directory: Path, num_fewshot: int, limit: int, pipe) -> None:
+    from openko.evaluation.harness import OpenkoLM
+
+    serve(OpenkoLM(directory, say=lambda line: None), num_fewshot, limit, pipe)
+
+
+def theirs(directory: Path, num_fewshot: int, limit: int, pipe) -> None:
+    import torch
+    from lm_eval.models.huggingface import HFLM
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    with tasks.quiet():
+        lm = HFLM(pretrained=str(directory), device="cpu", dtype="float32")
+    serve(lm, num_fewshot, limit, pipe)
+
+
+class Side:
+    """One of the two, in its own process."""
+
+    def __init__(self, work, *arguments):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        context.Process(target=work, args=(*arguments, other), daemon=True).start()
+
+    def __call__(self, *asked):
+        self._pipe.send(asked)
+        return self._pipe.recv()
+
+    def end(self) -> None:
+        self._pipe.send(None)
+
+
+def write_model(directory: Path, config: LlamaConfig) -> None:
+    """Random weights, and a tokenizer that has seen the questions' Korean and Python's English."""
+    korean = [" ".join(str(v) for v in row.values()) for path in sorted(tasks.PRACTICE.rglob("*.jsonl")) for row in tasks.records(path)]
+    tokenizer = tokenizers.train([*korean * 4, *topics.values()], config.vocab_size, "benchmark")
+    ends = {"bos_token_id": tokenizer[tokenizers.BEGIN], "eos_token_id": tokenizer[tokenizers.END]}
+    hf_weights.save(directory, config, llama.init(config, jax.random.key(0)), carried=ends)
+    tokenizer.save(directory)
+
+
+def multiplying() -> float:
+    """Seconds of one floating-point operation in a large matrix product."""
+    matrix = jnp.ones((2048, 2048), jnp.float32)
+    product = jax.jit(jnp.matmul)
+    return median(seconds(lambda: product(matrix, matrix).block_until_ready())[0] for _ in range(20)) / (2 * 2048**3)
+
+
+def least_tokens(directory: Path, config: LlamaConfig, kind: str, num_fewshot: int, limit: int) -> int:
+    """Tokens of all requests, each shared beginning once; for answers the prompts and 256 new tokens each."""
+    from openko.evaluation.harness import OpenkoLM
+
+    asked, lm = requests_of(kind, num_fewshot, limit), OpenkoLM(directory)
+    if kind == "generate_until":
+        return sum(len(lm.tok_encode(request.args[0])) + 256 for request in asked)
+    ways, beginnings = lm._pairs([request.args for request in asked]), set()
+    for context, continuation in ways:
+        whole = tuple(context + continuation)
+        beginnings.update(hash(whole[:k]) for k in range(1, len(whole)))
+    return len(beginnings)
+
+
+def compare(config: LlamaConfig, directory: Path, mine: Side, peer: Side, kind: str, num_fewshot: int, limit: int, rounds: int) -> dict:
+    first, answers = mine(kind, None)
+    tried = {}
+    for batch in BATCHES[kind]:
+        tried[batch], reference = peer(kind, batch)
+    best = min(tried, key=tried.get)
+    pairs = [(peer(kind, best)[0], mine(kind, None)[0]) for _ in range(rounds)]
+    theirs, own = (median(column) for column in zip(*pairs, strict=True))
+    tokens = least_tokens(directory, config, kind, num_fewshot, limit)
+    weights = llama.parameter_count(config) - (0 if kind == "generate_until" else config.vocab_size * config.hidden_size)
+    if kind == "loglikelihood":
+        unlike = {"worst": max(abs(a[0] - b[0]) for a, b in zip(answers, reference, strict=True))}
+    else:
+        unlike = {"equal": sum(a == b for a, b in zip(answers, reference, strict=True)) / len(answers)}
+    return {
+        "ours": len(answers) / own, "peer": len(answers) / theirs, "ratio": median(theirs / own for theirs, own in pairs),
+        "limit": len(answers) / (2 * weights * tokens * multiplying()), "peer_batch": best, "requests": len(answers),
+        "compile_seconds": first - own, **unlike,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="7M")
+    parser.add_argument("--num-fewshot", type=int, default=5)
+    parser.add_argument("--limit", type=int, default=6, help="questions of each task")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--kind", choices=ASKED, action="append", help="may be repeated; both by default")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    config, results = SHAPES[arguments.shape], {}
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        write_model(directory, config)
+        mine, peer = (Side(work, directory, arguments.num_fewshot, arguments.limit) for work in (ours, theirs))
+        for kind in arguments.kind or ASKED:
+            found = compare(config, directory, mine, peer, kind, arguments.num_fewshot, arguments.limit, arguments.rounds)
+            results[kind] = found
+            print(
+                f"{arguments.shape}, {kind}, {found['requests']} requests, {arguments.num_fewshot}-shot: {found['ours']:.1f} a second, ",
+                end="",
+            )
+            print(
+                f"limit {found['limit']:,.1f}; HFLM {found['peer']:.1f} with batches of {found['peer_batch']}: {found['ratio']:.2f} times"
+            )
+            alike = (
+                f"{found['equal']:.0%} equal answers"
+                if "equal" in found
+                else f"log-likelihoods differ by {found['worst']:.1e} nats at most"
+            )
+            print(f"    compiling {found['compile_seconds']:.1f} s; {alike}", flush=True)
+        mine.end()
+        peer.end()
+    if arguments.json:
+        for kind, found in results.items():
+            name = f"evaluate-{arguments.shape}-{kind}"
+            print(json.dumps({"name": name, "unit": "requests/s"} | {k: round(v, 6) for k, v in found.items()}))
+
+
+if __name__ == "__main__":
+    main()
