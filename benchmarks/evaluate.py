@@ -6,7 +6,8 @@ Both answer the same requests of the harness's own tasks (openko's practice ques
 fp32 and as many threads as there are cores, each in a process of its own, in turn. HFLM has the batch size of 4, 8, 16, 32 that is
 best here (of 8 and 16 for answers). Timed is what the harness asks a model for, texts to log-likelihoods or to answers; reading data
 and making prompts is the harness's own work and left out. Medians over the rounds, the ratio pair by pair. Compiling happens once and
-is said apart. The limit: tokens with every shared beginning counted once, at the speed of one large matrix product.
+is said apart. The limit: tokens with every shared beginning counted once, and those that were really drawn, at the speed of one large
+matrix product.
 --json ends with a line {name, ours, peer, ratio, unit, limit, …} for each kind of request.
 """
 
@@ -61,14 +62,16 @@ def requests_of(kind: str, num_fewshot: int, limit: int) -> list:
 
 
 def serve(lm, num_fewshot: int, limit: int, pipe) -> None:
-    """Answers (kind, batch size or None) with (seconds, what the model answered)."""
+    """Answers (kind, batch size or None) with (seconds, what the model answered, how many tokens it drew if it knows)."""
     asked_for = {kind: requests_of(kind, num_fewshot, limit) for kind in ASKED}
     while (asked := pipe.recv()) is not None:
         kind, batch = asked
         if batch is not None:
             lm.batch_size_per_gpu = batch
+        before = getattr(lm, "drawn", 0)
         with tasks.quiet():
-            pipe.send(seconds(lambda kind=kind: getattr(lm, kind)(asked_for[kind], disable_tqdm=True)))
+            took, answers = seconds(lambda kind=kind: getattr(lm, kind)(asked_for[kind], disable_tqdm=True))
+        pipe.send((took, answers, getattr(lm, "drawn", 0) - before))
 
 
 def ours(directory: Path, num_fewshot: int, limit: int, pipe) -> None:
@@ -93,11 +96,17 @@ class Side:
     def __init__(self, work, *arguments):
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        context.Process(target=work, args=(*arguments, other), daemon=True).start()
+        self._process = context.Process(target=work, args=(*arguments, other), daemon=True)
+        self._process.start()
+        other.close()  # so that this end learns when the process is gone
 
     def __call__(self, *asked):
-        self._pipe.send(asked)
-        return self._pipe.recv()
+        try:
+            self._pipe.send(asked)
+            return self._pipe.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self._process.join()
+            raise SystemExit(f"a side ended with exit code {self._process.exitcode}: what it said stands above") from None
 
     def end(self) -> None:
         self._pipe.send(None)
@@ -119,13 +128,13 @@ def multiplying() -> float:
     return median(seconds(lambda: product(matrix, matrix).block_until_ready())[0] for _ in range(20)) / (2 * 2048**3)
 
 
-def least_tokens(directory: Path, config: LlamaConfig, kind: str, num_fewshot: int, limit: int) -> int:
-    """Tokens of all requests, each shared beginning once; for answers the prompts and 256 new tokens each."""
+def least_tokens(directory: Path, kind: str, num_fewshot: int, limit: int, drawn: int) -> int:
+    """Tokens of all requests, each shared beginning once; for answers the prompts and the tokens drawn."""
     from openko.evaluation.harness import OpenkoLM
 
     asked, lm = requests_of(kind, num_fewshot, limit), OpenkoLM(directory)
     if kind == "generate_until":
-        return sum(len(lm.tok_encode(request.args[0])) + 256 for request in asked)
+        return sum(len(lm.tok_encode(request.args[0])) for request in asked) + drawn
     ways, beginnings = lm._pairs([request.args for request in asked]), set()
     for context, continuation in ways:
         whole = tuple(context + continuation)
@@ -134,14 +143,14 @@ def least_tokens(directory: Path, config: LlamaConfig, kind: str, num_fewshot: i
 
 
 def compare(config: LlamaConfig, directory: Path, mine: Side, peer: Side, kind: str, num_fewshot: int, limit: int, rounds: int) -> dict:
-    first, answers = mine(kind, None)
+    first, answers, drawn = mine(kind, None)
     tried = {}
     for batch in BATCHES[kind]:
-        tried[batch], reference = peer(kind, batch)
+        tried[batch], reference, _ = peer(kind, batch)
     best = min(tried, key=tried.get)
     pairs = [(peer(kind, best)[0], mine(kind, None)[0]) for _ in range(rounds)]
     theirs, own = (median(column) for column in zip(*pairs, strict=True))
-    tokens = least_tokens(directory, config, kind, num_fewshot, limit)
+    tokens = least_tokens(directory, kind, num_fewshot, limit, drawn)
     weights = llama.parameter_count(config) - (0 if kind == "generate_until" else config.vocab_size * config.hidden_size)
     if kind == "loglikelihood":
         unlike = {"worst": max(abs(a[0] - b[0]) for a, b in zip(answers, reference, strict=True))}

@@ -149,7 +149,10 @@ def _tokens(axes, data: dict) -> None:
 def _token_block(axes, text: str, spans: list, line: float) -> float:
     """One sentence of one tokenizer from `line` on, in as many lines as it needs; returns the line behind it."""
     places = np.cumsum([0, *(len(c.encode()) for c in text)])
-    column = np.concatenate([[0], np.cumsum([_width(c) for c in text])])
+    bases = _bases(text)
+    widths = [max(_width(text[i]), 1) for i in bases]
+    # A syllable of several characters is as wide as its bytes are long, for the tokens that hold parts of it.
+    column = np.interp(places, places[[*bases, len(text)]], np.cumsum([0, *widths]))
     ends = {place for _, place, _ in spans}
     starts_line, first, last_end = [0], 0, 0
     for i, place in enumerate(places):  # a line ends where a token and a character do
@@ -166,18 +169,33 @@ def _token_block(axes, text: str, spans: list, line: float) -> float:
                 marked = {"edgecolor": CUT_COLOUR, "hatch": "///"} if cut else {"edgecolor": "white"}
                 colour = TOKEN_COLOURS[number % len(TOKEN_COLOURS)]
                 axes.add_patch(Rectangle((x, line), stop - x, 1.0, facecolor=colour, linewidth=0.7, **marked))
-        for i in range(begin, end):
-            if _width(text[i]) and text[i] != " ":
-                middle = (column[i] + column[i + 1]) / 2 - column[begin]
-                axes.text(middle, line + 0.52, SHOWN.get(text[i], text[i]), fontsize=9, ha="center", va="center", clip_on=True)
+        for i, behind in itertools.pairwise([*bases, len(text)]):
+            if begin <= i < end and (drawn := _drawn(text[i:behind])):
+                middle = (column[i] + column[behind]) / 2 - column[begin]
+                axes.text(middle, line + 0.52, drawn, fontsize=9, ha="center", va="center", clip_on=True)
         line += 1.15
     return line
+
+
+def _bases(text: str) -> list[int]:
+    """Where the characters are that others join; those at the beginning or behind white space join nothing, and stand for themselves."""
+    return [i for i, c in enumerate(text) if _width(c) or i == 0 or text[i - 1].isspace()]
+
+
+def _drawn(cluster: str) -> str:
+    """A character with those that join it, composed, without what is never seen (joiners, selectors); empty for a space."""
+    if cluster in SHOWN:
+        return SHOWN[cluster]
+    seen = "".join(c for c in cluster if unicodedata.category(c) != "Cf" and not "\ufe00" <= c <= "\ufe0f")
+    return unicodedata.normalize("NFC", seen).strip(" ")
 
 
 def _width(character: str) -> int:
     """Columns: 2 for wide characters, 0 for those that join others, else 1."""
     if character in SHOWN:
         return 2
-    if unicodedata.combining(character) or unicodedata.category(character) in ("Cf", "Mn") or "\u1160" <= character <= "\u11ff":
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Cf", "Mn"):
+        return 0
+    if "\u1160" <= character <= "\u11ff" or "\ud7b0" <= character <= "\ud7fb":  # vowels and finals
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import re
 import shutil
+import types
 import unicodedata
 from collections.abc import Iterable
 from functools import cached_property
@@ -55,6 +56,9 @@ LLAMA_3 = "llama-3"  # what `load` calls the real one
 HUB = "hub:"  # how `load` tells a repository of the Hugging Face hub from a directory: hub:ORG/NAME or hub:ORG/NAME@REVISION
 MODEL_FILE = "tokenizer.model"  # a SentencePiece model (Llama-2) or tiktoken's lines (Llama-3)
 
+LLAMA_3_RANKS = 128_000
+OPENAI_RANKS = {100_256: "cl100k_base", 199_998: "o200k_base"}  # tiktoken's names
+
 SPACE_MARK = "\u2581"  # SentencePiece's space
 MARKS = re.compile("[\u1160-\u11ff\ud7b0-\ud7fb]")  # conjoining vowels and finals, which belong to the initial before them
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")  # SentencePiece's form of a byte that no piece holds
@@ -98,6 +102,11 @@ class Tokenizer:
         """Whether the pieces of any text, put together, are its bytes: byte-level, and nothing is normalised."""
         return False
 
+    @property
+    def llama_2_form(self) -> bool:
+        """Whether there is a piece for each byte, <0x00> to <0xFF>, and spaces are ▁: as in Llama-2's tokenizer and those made of it."""
+        return False
+
     def aligned(self, text: str) -> np.ndarray:
         """Where in the text its tokens come from, for texts that are not their pieces put together.
 
@@ -108,7 +117,11 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Equal for two tokenizers with equal vocabularies and special tokens, whatever library holds them."""
+        """Equal for two byte-level tokenizers with equal vocabularies and special tokens, read by tiktoken or from a tokenizer.json.
+
+        Merges, and how text is cut or normalised, are not in it. A SentencePiece model and the tokenizer.json that was made of
+        it have different ones.
+        """
         content = json.dumps([sorted(self.vocabulary()), sorted(self.special.items())])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -187,6 +200,11 @@ class HFTokenizer(Tokenizer):
         steps, normalised, _ = self._form
         return self._byte_level and not normalised and not any(step.get("add_prefix_space") for step in steps)
 
+    @property
+    def llama_2_form(self):
+        known = self.backend.get_vocab(with_added_tokens=False)
+        return not self._byte_level and SPACE_MARK in known and all(f"<0x{b:02X}>" in known for b in range(256))
+
     @cached_property
     def pieces(self):
         added = self.backend.get_added_tokens_decoder()
@@ -245,37 +263,17 @@ class HFTokenizer(Tokenizer):
         (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-class Llama3Tokenizer(Tokenizer):
-    """The real one, by tiktoken, from Meta's tokenizer.model.
+class TiktokenTokenizer(Tokenizer):
+    """Ranks of tiktoken's, the expression that cuts text before byte-pair encoding, and special tokens."""
 
-    Other files of tiktoken's form are read too. They do not say how text is cut before byte-pair encoding; Llama-3's way is taken.
-    """
+    chat_template = ""
 
-    def __init__(self, path: Path, name: str = LLAMA_3):
-        # Not tiktoken's own reader, which keeps a copy in /tmp and then reads only that.
-        self._set_up(_tiktoken_ranks(Path(path)), name)
-
-    def extended(self, pieces: Iterable[bytes], name: str) -> "Llama3Tokenizer":
-        """This tokenizer with more pieces, merged after all of its own, in their order; special tokens follow them.
-
-        pieces: none of them in the vocabulary, none twice; each two tokens put together, or it is never found.
-        """
-        added = Llama3Tokenizer.__new__(Llama3Tokenizer)
-        ranks = dict(self._ranks)
-        for piece in pieces:
-            if piece in ranks:
-                raise InputError(f"tokenizer {name}: the piece {piece!r} is already there: leave it out")
-            ranks[piece] = len(ranks)
-        added._set_up(ranks, name)
-        return added
-
-    def _set_up(self, ranks: dict[bytes, int], name: str) -> None:
+    def __init__(self, name: str, *, ranks: dict[bytes, int], pattern: str, special: dict[str, int]):
         import tiktoken
 
-        self.name, self._ranks = name, ranks
-        self.special = {token: len(self._ranks) + i for i, token in enumerate(special_tokens(256))}
-        self.vocab_size = len(self._ranks) + len(self.special)
-        self._encoding = tiktoken.Encoding(name, pat_str=PATTERN, mergeable_ranks=self._ranks, special_tokens=self.special)
+        self.name, self.special, self._ranks = name, special, ranks
+        self.vocab_size = 1 + max([len(ranks) - 1, *special.values()])  # some leave ids out before their special tokens
+        self._encoding = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
 
     def encode(self, text):
         return self._encoding.encode_ordinary(text)
@@ -303,6 +301,34 @@ class Llama3Tokenizer(Tokenizer):
         for piece, rank in self._ranks.items():
             found[rank] = piece
         return found
+
+
+class Llama3Tokenizer(TiktokenTokenizer):
+    """The real one, by tiktoken, from Meta's tokenizer.model; any other ranks are taken for Llama-3's (`load` asks first)."""
+
+    chat_template = CHAT_TEMPLATE
+
+    def __init__(self, path: Path, name: str = LLAMA_3):
+        # Not tiktoken's own reader, which keeps a copy in /tmp and then reads only that.
+        self._set_up(_tiktoken_ranks(Path(path)), name)
+
+    def extended(self, pieces: Iterable[bytes], name: str) -> "Llama3Tokenizer":
+        """This tokenizer with more pieces, merged after all of its own, in their order; special tokens follow them.
+
+        pieces: none of them in the vocabulary, none twice; each two tokens put together, or it is never found.
+        """
+        added = Llama3Tokenizer.__new__(Llama3Tokenizer)
+        ranks = dict(self._ranks)
+        for piece in pieces:
+            if piece in ranks:
+                raise InputError(f"tokenizer {name}: the piece {piece!r} is already there: leave it out")
+            ranks[piece] = len(ranks)
+        added._set_up(ranks, name)
+        return added
+
+    def _set_up(self, ranks: dict[bytes, int], name: str) -> None:
+        special = {token: len(ranks) + i for i, token in enumerate(special_tokens(256))}
+        super().__init__(name, ranks=ranks, pattern=PATTERN, special=special)
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -343,6 +369,12 @@ class SentencePieceTokenizer(Tokenizer):
         named = ((self._model.id_to_piece(i), i) for i in range(self.vocab_size) if not self._model.is_control(i))
         return [(token if self.pieces[i] is None or self._model.is_byte(i) else self.pieces[i].hex(), i) for token, i in named]
 
+    @property
+    def llama_2_form(self):
+        return sum(map(self._model.is_byte, range(self.vocab_size))) == 256 and SPACE_MARK in map(
+            self._model.id_to_piece, range(self.vocab_size)
+        )
+
     @cached_property
     def pieces(self):
         return [self._piece(i) for i in range(self.vocab_size)]
@@ -366,6 +398,9 @@ def load(source: str | Path) -> Tokenizer:
     source: "llama-3" (the real one, from the package llama-models); a directory with a tokenizer.json or a tokenizer.model;
     such a file, or another of tiktoken's or SentencePiece's; or "hub:ORG/NAME" with "@REVISION" if wanted. It is called after the
     directory, the repository or the file.
+
+    InputError: a file in none of these forms, or cut short; tiktoken's lines whose number tells not how text is cut (Llama-3's,
+    cl100k_base's and o200k_base's do); a hub that does not answer.
     """
     if str(source) == LLAMA_3:
         spec = importlib.util.find_spec("llama_models")
@@ -403,7 +438,7 @@ def _read(path: Path, name: str) -> Tokenizer:
             raise InputError(f"{path} cannot be read: {problem}") from problem
         return HFTokenizer(backend, name, chat_template(path.parent))
     if TIKTOKEN_LINE.match(head):
-        return Llama3Tokenizer(path, name)
+        return _by_number_of_ranks(path, name)
     if head[:1] == SENTENCEPIECE_START:
         return SentencePieceTokenizer(path, name)
     found = "an empty file" if not head else "a Git LFS pointer" if head.startswith(b"version https://git-lfs") else repr(head[:24])
@@ -432,6 +467,25 @@ def _tiktoken_ranks(path: Path) -> dict[bytes, int]:
         lacks = f"the byte {missing[0]:#04x} is missing" if missing else f"the ranks are not 0 to {len(ranks) - 1:,}"
         raise InputError(f"{path} is not whole: it has {len(ranks):,} pieces, and {lacks}: fetch the file again")
     return ranks
+
+
+def _by_number_of_ranks(path: Path, name: str) -> Tokenizer:
+    """tiktoken's lines do not say how text is cut before byte-pair encoding: the number of ranks tells whose they are."""
+    ranks = _tiktoken_ranks(path)
+    if len(ranks) == LLAMA_3_RANKS:
+        return Llama3Tokenizer(path, name)
+    if len(ranks) not in OPENAI_RANKS:
+        known = ", ".join(f"{n:,} ({whose})" for n, whose in {LLAMA_3_RANKS: LLAMA_3, **OPENAI_RANKS}.items())
+        raise InputError(
+            f"{path}: how text is cut is not known for {len(ranks):,} ranks, only for {known}: give the tokenizer.json of this tokenizer"
+        )
+    from tiktoken_ext import openai_public
+
+    # The library's function with its reader replaced: that one would fetch the ranks, which are here.
+    made = getattr(openai_public, OPENAI_RANKS[len(ranks)])
+    names = vars(openai_public) | {"load_tiktoken_bpe": lambda *_, **__: ranks}
+    form = types.FunctionType(made.__code__, names)()
+    return TiktokenTokenizer(name, ranks=ranks, pattern=form["pat_str"], special=form["special_tokens"])
 
 
 def _from_hub(source: str) -> Path:

@@ -19,8 +19,8 @@ pytest.importorskip("lm_eval", reason="needs openko[eval]")
 from openko import bits_per_byte, decoding, hf_weights, llama, manifest, tokenizers
 from openko.cli import evaluate as command
 from openko.errors import InputError
-from openko.evaluation import forgetting, scores, tasks, trees
-from openko.evaluation.contamination import contamination
+from openko.evaluation import forgetting, harness, published, scores, tasks, trees
+from openko.evaluation.contamination import Status, contamination
 from openko.evaluation.harness import OpenkoLM
 
 CONTEXT = 512
@@ -61,7 +61,7 @@ def hflm(directory):
     return peer(directory)
 
 
-def peer(directory, **options):
+def peer(directory):
     """The harness's own model over transformers and torch."""
     pytest.importorskip("accelerate", reason="HFLM needs accelerate")
     from lm_eval.models.huggingface import HFLM
@@ -153,6 +153,57 @@ def test_every_score_is_that_of_torch(directory, chat):
     assert set(ours["n-shot"].values()) == {1} and ours["n-samples"]["haerae_history"]["effective"] == 3
 
 
+class Asked(Exception):
+    """The prompts that a model was asked, before it answers."""
+
+
+def prompts_of(directory, ask):
+    lm = OpenkoLM(directory, say=silent)
+
+    def stop(requests, **_):
+        raise Asked([request.args for request in requests])
+
+    lm.loglikelihood = stop
+    with pytest.raises(Asked) as asked:
+        ask(lm)
+    return asked.value.args[0]
+
+
+def test_a_chat_is_asked_as_the_harness_asks_it_each_example_a_turn_of_its_own(directory):
+    import lm_eval
+
+    how = {"num_fewshot": 2, "limit": 3}
+    ours = prompts_of(
+        directory,
+        lambda lm: scores.score(
+            directory, ["haerae_history"], **how, data_dir=tasks.PRACTICE, apply_chat_template=True, model=lambda *_, **__: lm
+        ),
+    )
+    with tasks.quiet():
+        manager = tasks._manager(["haerae_history"])
+        manager._factory = tasks._Factory(tasks.PRACTICE)
+        theirs = prompts_of(
+            directory,
+            lambda lm: lm_eval.simple_evaluate(lm, tasks=["haerae_history"], **how, task_manager=manager, apply_chat_template=True),
+        )
+    assert ours == theirs and len(ours) == 3 * 5
+    assert ours[0][0].count(tokenizers.TURN_END) == 5  # two questions with their answers, and the question
+
+
+def test_what_is_left_to_chance_while_tasks_load_is_as_in_the_harness(directory, monkeypatch):
+    import random
+
+    drawn, load = [], tasks.load
+
+    def drawing(*names, **how):
+        drawn.append((random.random(), np.random.random()))
+        return load(*names, **how)
+
+    monkeypatch.setattr(tasks, "load", drawing)
+    scores.score(directory, ["haerae_history"], limit=1, data_dir=tasks.PRACTICE, say=silent)
+    assert drawn == [(random.Random(0).random(), np.random.RandomState(1234).random())]
+
+
 def test_a_chat_is_written_as_the_harness_writes_it(lm, hflm):
     turns = [{"role": "user", "content": "안녕?"}, {"role": "assistant", "content": "안녕하세요."}, {"role": "user", "content": "뭐 해?"}]
     for how in ({"add_generation_prompt": True}, {"add_generation_prompt": False}):
@@ -203,6 +254,21 @@ def test_the_order_of_requests_changes_not_a_bit(decoder):
     assert [again[place] for place in np.argsort(order)] == first
 
 
+@pytest.mark.parametrize("length", [320, 1152])
+def test_attention_in_small_parts_is_the_same_attention(monkeypatch, length):
+    keys = jax.random.split(jax.random.key(length), 3)
+    q, k, v = (jax.random.normal(key, (2, length, heads, 16)) for key, heads in zip(keys, (4, 2, 2), strict=True))
+    draw = np.random.default_rng(length)
+    end = np.stack([np.minimum(np.arange(length) + draw.integers(1, length, length), length) for _ in range(2)]).astype(np.int32)
+    whole = jax.jit(trees.along_stems)(q, k, v, end)
+    scores_at_once = []
+    monkeypatch.setattr(trees, "SCORES", 32 * 2 * 4 * length)
+    cached = trees.attention.cached
+    monkeypatch.setattr(trees.attention, "cached", lambda q, *rest: scores_at_once.append(q.shape[1]) or cached(q, *rest))
+    np.testing.assert_allclose(jax.jit(lambda *given: trees.along_stems(*given))(q, k, v, end), whole, atol=1e-6, rtol=0)
+    assert max(scores_at_once) <= 32
+
+
 def test_a_greedy_answer_is_known_as_one(decoder):
     prompt = list(range(5, 30))
     (answer,) = decoder.generate([prompt], terminators=(), temperature=0.0, max_new_tokens=6)
@@ -228,7 +294,7 @@ def test_a_token_sees_its_own_stem_and_nothing_beside_it():
     assert seen == [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 3, 5, 6], [1, 7]]
 
 
-def test_a_long_run_compiles_a_few_row_lengths(decoder):
+def test_a_long_run_compiles_a_few_row_lengths():
     draw = np.random.default_rng(3)
     for seed in range(3):
         sequences = [draw.integers(0, 160, draw.integers(2, 700)).tolist() for _ in range(300)]
@@ -237,6 +303,15 @@ def test_a_long_run_compiles_a_few_row_lengths(decoder):
         assert sorted(n for numbers in classes.values() for n in numbers) == list(range(300))
         assert all(sizes[n] <= length for length, numbers in classes.items() for n in numbers)
         assert len(classes) <= 11 and sum(length * len(numbers) for length, numbers in classes.items()) < 1.25 * sum(sizes), seed
+
+
+def test_where_compiling_costs_more_rows_have_fewer_lengths(monkeypatch):
+    sizes = np.random.default_rng(4).integers(2, 700, 300).tolist()
+    counts = {}
+    for backend in ("cpu", "tpu"):
+        monkeypatch.setattr(trees.jax, "default_backend", lambda backend=backend: backend)
+        counts[backend] = len(trees.lengths_for(sizes, 2048))
+    assert counts["tpu"] < counts["cpu"]
 
 
 def test_what_was_compiled_serves_the_next_requests(decoder):
@@ -276,6 +351,10 @@ def test_a_prompt_beyond_the_context_loses_its_beginning_is_counted_and_said(dir
     result = scores.score(directory, ["haerae_history"], num_fewshot=9, limit=2, data_dir=tasks.PRACTICE, say=silent)
     assert result["openko"]["truncated"] == {"haerae_history": 2}
     assert "haerae_history: 2 of 2 prompts were longer than the context of 512 tokens and lost their beginning" in scores.report(result)
+    result = scores.score(directory, ["haerae"], num_fewshot=9, limit=1, data_dir=tasks.PRACTICE, say=silent)
+    assert len(result["openko"]["truncated"]) == 5
+    (line,) = [line for line in scores.report(result).split("\n") if "lost their beginning" in line]
+    assert line == "haerae: 5 of 5 prompts were longer than the context of 512 tokens and lost their beginning."
 
 
 def test_draws_depend_on_the_seed(lm, monkeypatch):
@@ -287,7 +366,76 @@ def test_draws_depend_on_the_seed(lm, monkeypatch):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_the_same_prompt_in_another_batch_is_answered_anew(lm):
+    how = {"do_sample": True, "temperature": 1.0, "max_gen_toks": 8}
+    given = answers(lm, "generate_until", [("오늘", how)] * 32)
+    assert len(set(given)) > 16 and given[:16] != given[16:]
+    other = [("오늘", how)] * 16 + [("오늘", how | {"max_gen_toks": 9})] * 16
+    given = answers(lm, "generate_until", other)
+    assert all(long[: len(short)] != short for short, long in zip(given[:16], given[16:], strict=True) if short)
+
+
+def test_a_stop_that_is_a_special_token_ends_an_answer(directory):
+    lm = OpenkoLM(directory, say=silent)
+    reserved = next(str(token) for number, token in lm.tokenizer.added_tokens_decoder.items() if number not in lm._ends and token.special)
+    number, plain = lm.tokenizer.convert_tokens_to_ids(reserved), lm.tok_encode("하늘", add_special_tokens=False)[:1]
+
+    def stream(prompts, terminators, **_):
+        assert number in terminators and not set(plain) & set(terminators)
+        yield np.array([[*plain, number, *plain]] * len(prompts))
+
+    lm.decoder = SimpleNamespace(stream=stream)
+    assert answers(lm, "generate_until", [("오늘", {"until": [reserved, "Q:"]})]) == [lm.tok_decode(plain)]
+
+
+def test_many_texts_become_the_ids_of_each(lm, monkeypatch):
+    monkeypatch.setattr(harness, "ENCODED", 7)
+    texts = [korean(n, 1) for n in range(20)] + ["<|begin_of_text|>" + korean(n, 1) for n in range(9)]
+    found = lm._encode(texts)
+    assert list(found) == texts and all(found[text] == lm.tok_encode(text) for text in texts)
+
+
+@pytest.mark.parametrize(("field", "value"), [("repetition_penalty", 1.1), ("no_repeat_ngram_size", 3), ("num_beams", 4), ("min_p", 0.05)])
+def test_settings_that_the_harness_would_obey_are_refused(directory, tmp_path, field, value):
+    copy = changed_tokenizer(directory, tmp_path)
+    given = json.loads((copy / "generation_config.json").read_text()) if (copy / "generation_config.json").exists() else {}
+    (copy / "generation_config.json").write_text(json.dumps(given | {field: value}))
+    lm, asked_for = OpenkoLM(copy, say=silent), {"temperature": 0.5} if field == "min_p" else {"do_sample": False}
+    with pytest.raises(InputError, match=rf"generation_config\.json: {field} is {value}.*openko does not have"):
+        lm.settings(asked_for)
+    if field == "min_p":  # where nothing is drawn it says nothing
+        assert lm.settings({"do_sample": False})[1]["temperature"] == 0
+    (copy / "generation_config.json").write_text(json.dumps(given | {"repetition_penalty": 1.0, "temperature": 0.6, "top_p": 0.9}))
+    assert OpenkoLM(copy, say=silent).settings({"temperature": 0.5})[1]["temperature"] == 0.5
+
+
+def test_what_answers_need_is_looked_at_before_anything_is_asked(directory, tmp_path):
+    copied(tmp_path, "kmmlu/Math")
+    copied(tmp_path, "kmmlu/Math", "dev")
+    copied(tmp_path)
+    short = changed_tokenizer(directory, tmp_path)
+    config = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 128}))
+    asked = []
+
+    class Watched(OpenkoLM):
+        def loglikelihood(self, requests, disable_tqdm=False):
+            asked.append(len(requests))
+            return [(0.0, False)] * len(requests)
+
+    how = {"data_dir": tmp_path, "limit": 1, "model": Watched, "say": silent}
+    with pytest.raises(InputError, match="kmmlu_direct_math: a task asks for up to 256 new tokens, and the model has 128"):
+        scores.score(short, ["haerae_history", "kmmlu_direct_math"], **how)
+    assert asked == []
+    scores.score(short, ["haerae_history"], **how)
+    assert asked == [5]
+
+
 def test_what_a_task_asks_of_decoding_is_done_or_refused(lm):
+    with pytest.raises(InputError, match="do_sample: true and temperature None"):
+        answers(lm, "generate_until", [("오늘", {"do_sample": True})])
+    with pytest.raises(InputError, match=r"do_sample: true and temperature 0\.0"):
+        answers(lm, "generate_until", [("오늘", {"do_sample": True, "temperature": 0.0})])
     with pytest.raises(InputError, match="generation_kwargs num_beams of a task are not supported"):
         answers(lm, "generate_until", [("오늘", {"num_beams": 4})])
     with pytest.raises(InputError, match="up to 512 new tokens, and the model has 512 positions"):
@@ -298,20 +446,17 @@ def test_what_a_task_asks_of_decoding_is_done_or_refused(lm):
 
 
 def test_of_a_task_only_where_its_data_lie_is_changed(monkeypatch):
-    from lm_eval.tasks import TaskManager
-
     with tasks.quiet():
         local = tasks.load(ALL, data_dir=tasks.PRACTICE)["tasks"]
         given = {(task.config.dataset_kwargs["data_files"]["test"]): task.dataset for task in local.values()}
         stock = tasks._manager(ALL)
-        assert isinstance(stock, TaskManager)
         for name, task in local.items():
             files = task.config.dataset_kwargs["data_files"]
             monkeypatch.setattr("lm_eval.api.task.datasets.load_dataset", lambda path, name, files=files, **_: given[files["test"]])
-            original = TaskManager.load(stock, [name])["tasks"][name].dump_config()
+            original = stock.load([name])["tasks"][name].dump_config()
             changed = task.dump_config()
             unlike = {key for key in original | changed if original.get(key) != changed.get(key)}
-            assert unlike <= {"dataset_path", "dataset_name", "dataset_kwargs"}, name
+            assert unlike == {"dataset_path", "dataset_name", "dataset_kwargs"}, name
 
 
 def test_the_practice_questions_are_sound():
@@ -327,6 +472,16 @@ def test_the_practice_questions_are_sound():
                 assert all(f"({letter}) {option}" in row["query"] for letter, option in zip("ABCDE", options, strict=True))
             if "word" in row:
                 assert all(f"[{row['word']}]" in row[context] for context in ("context_1", "context_2"))
+
+
+def test_the_practice_answers_stand_in_another_order_in_each_file():
+    orders = {}
+    for path in sorted([*tasks.PRACTICE.glob("haerae/*/*.jsonl"), *tasks.PRACTICE.glob("kmmlu/*/*.jsonl")]):
+        order = tuple(row["answer"] for row in tasks.records(path))
+        counts = [order.count(answer) for answer in set(order)]
+        assert len(counts) == (5 if "haerae" in path.parts else 4) and max(counts) - min(counts) <= 1, path
+        assert orders.setdefault(order, path) is path
+    assert len(orders) == 11
 
 
 def copied(tmp_path, name="haerae/history", split="test"):
@@ -346,6 +501,45 @@ def test_parquet_files_serve_as_well(tmp_path):
     with tasks.quiet():
         task = tasks.load(["haerae_history"], data_dir=tmp_path)["tasks"]["haerae_history"]
     assert [row["query"] for row in tasks.texts(task)] == [row["query"] for row in rows]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_options_that_a_table_made_numbers_are_asked_as_they_are(tmp_path, kind):
+    import pyarrow
+    import pyarrow.parquet
+
+    for split in ("dev", "test"):
+        path, rows = copied(tmp_path, "kmmlu/Math", split)
+        rows = [row | {"A": 12, "B": None if n == 1 else 0.5, "C": f"{n}", "D": "가"} for n, row in enumerate(rows)]
+        write_jsonl(path, rows)
+        if kind == "parquet":
+            path.unlink()
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path.with_suffix(".parquet"))
+    with tasks.quiet():
+        task = tasks.load(["kmmlu_direct_math"], data_dir=tmp_path)["tasks"]["kmmlu_direct_math"]
+        assert "A. 12\nB. 0.5\nC. 0\nD. 가" in task.doc_to_text(task.dataset["test"][0])
+    write_jsonl(path.with_suffix(".jsonl"), [row | {"A": True} for row in rows])
+    path.with_suffix(".parquet").unlink(missing_ok=True)
+    with pytest.raises(InputError, match=r"A is True; needed: .*A \(text or number\)"):
+        tasks.local_fields(tmp_path, "kmmlu_direct_math", MATH | {"fewshot_split": "test"}, tasks.KMMLU)
+
+
+MATH = {"dataset_name": "Math", "test_split": "test", "fewshot_split": "dev"}
+
+
+def test_files_of_a_field_with_two_types_are_named(tmp_path):
+    copied(tmp_path, "kmmlu/Math", "dev")
+    path, rows = copied(tmp_path, "kmmlu/Math")
+    write_jsonl(path, [row | {"more": n if n % 2 else {"a": n}} for n, row in enumerate(rows)])
+    with tasks.quiet(), pytest.raises(InputError, match=r"kmmlu_direct_math: the files in .*kmmlu/Math cannot be read together"):
+        tasks.load(["kmmlu_direct_math"], data_dir=tmp_path)
+
+
+def test_two_files_for_one_split_are_refused(tmp_path):
+    path, _ = copied(tmp_path)
+    path.with_suffix(".parquet").write_bytes(path.read_bytes())
+    with pytest.raises(InputError, match=r"history/test\.jsonl and test\.parquet are both there: keep one"):
+        tasks.load(["haerae_history"], data_dir=tmp_path)
 
 
 def test_unknown_tasks_are_refused_with_what_is_near():
@@ -390,9 +584,45 @@ def test_damaged_and_empty_files_are_refused(tmp_path):
         tasks.load(["haerae_history"], data_dir=tmp_path)
 
 
-def test_too_few_questions_to_take_examples_from(tmp_path):
+def test_too_few_questions_to_take_examples_from():
     with pytest.raises(InputError, match="10 questions to take 10 examples from besides the one asked"):
         tasks.load(["haerae_history"], data_dir=tasks.PRACTICE, num_fewshot=10)
+
+
+@pytest.mark.parametrize(
+    ("source", "enough"),
+    [
+        ({"samples": 2}, True), ({"samples": 1}, False), ({"training_split": "few"}, True), ({"validation_split": "few"}, True),
+        ({"validation_split": "test"}, False), ({"split": "few"}, True), ({"split": "test"}, False), ({}, False),
+    ],
+)  # fmt: skip
+def test_examples_come_from_where_the_harness_takes_them(source, enough):
+    from lm_eval.api.task import ConfigurableTask
+
+    rows = {"test": [{"q": "하나"}, {"q": "둘"}], "few": [{"q": "셋"}, {"q": "넷"}]}
+
+    def dataset(**_):
+        import datasets
+
+        return datasets.DatasetDict({name: datasets.Dataset.from_list(given) for name, given in rows.items()})
+
+    config = {"task": "made-up", "custom_dataset": dataset, "test_split": "test", "output_type": "loglikelihood", "doc_to_text": "q"}
+    config |= {"doc_to_target": "q", "num_fewshot": 2}
+    config |= {key: value for key, value in source.items() if key.endswith("_split")}
+    if "samples" in source:
+        config["fewshot_config"] = {"sampler": "first_n", "samples": rows["few"][: source["samples"]]}
+    if "split" in source:
+        config["fewshot_split"] = source["split"]
+    with tasks.quiet():
+        task = ConfigurableTask(config=config)
+        if enough:
+            tasks._check_examples("made-up", task, None)
+            task.set_fewshot_seed(1)
+            task.build_all_requests()
+            assert all("셋" in request.args[0] and "넷" in request.args[0] for request in task.instances)
+        else:
+            with pytest.raises(InputError, match="questions to take 2 examples from"):
+                tasks._check_examples("made-up", task, None)
 
 
 def test_a_task_named_twice_over_its_group_is_refused():
@@ -400,7 +630,7 @@ def test_a_task_named_twice_over_its_group_is_refused():
         tasks.load(["haerae", "haerae_history"], data_dir=tasks.PRACTICE)
 
 
-def test_other_tasks_have_no_local_form(monkeypatch, tmp_path):
+def test_other_tasks_have_no_local_form(tmp_path):
     with pytest.raises(InputError, match="serves haerae, kmmlu, kmmlu_direct and kobest"):
         tasks.load(["kmmlu_direct_hard_law"], data_dir=tmp_path)
 
@@ -411,6 +641,28 @@ def test_data_that_the_hub_does_not_give_are_named(monkeypatch):
 
     monkeypatch.setattr("lm_eval.api.task.datasets.load_dataset", unreachable)
     with pytest.raises(InputError, match=r"skt/kobest_v1, copa\) could not be had \(no route.*--data-dir: kobest/copa/train\.jsonl and"):
+        tasks.load(["kobest_copa"])
+
+
+@pytest.mark.parametrize(
+    ("cause", "advice"),
+    [
+        (RuntimeError("Dataset scripts are no longer supported, but found kobest_v1.py"), "runs no loading script"),
+        (("DatasetNotFoundError", "Dataset 'skt/kobest_v1' is a gated dataset on the Hub."), "ask for access on its page"),
+        (("DatasetNotFoundError", "Dataset 'skt/kobest_v1' doesn't exist on the Hub or cannot be accessed."), "no data set of this name"),
+        (ConnectionError("no route to host"), "check the network"),
+    ],
+)
+def test_what_to_do_depends_on_why_the_data_did_not_come(monkeypatch, cause, advice):
+    from datasets import exceptions
+
+    problem = getattr(exceptions, cause[0])(cause[1]) if isinstance(cause, tuple) else cause
+
+    def failing(*_, **__):
+        raise problem
+
+    monkeypatch.setattr("lm_eval.api.task.datasets.load_dataset", failing)
+    with pytest.raises(InputError, match=rf"kobest_copa: .*{advice}.*, or lay files .*--data-dir"):
         tasks.load(["kobest_copa"])
 
 
@@ -479,6 +731,28 @@ def test_what_was_forgotten_and_what_was_learned(directory, tmp_path):
     assert [change.bytes for change in there] == [len(korean(14).encode()), len(english(15).encode())]
 
 
+SEPARATORS = "앞\u2028뒤\u2029앞\x85뒤\x0b끝\x0c"
+
+
+def test_a_line_ends_where_json_lines_end(tmp_path):
+    content = [{"text": SEPARATORS}, {"text": "둘"}]
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(json.dumps(row, ensure_ascii=False) for row in content).encode())
+    assert "\\x0b" not in (tmp_path / "a.jsonl").read_text() and tasks.records(tmp_path / "a.jsonl") == content
+    assert forgetting.read(tmp_path / "a.jsonl") == [SEPARATORS, "둘"]
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + "하나\u2028둘".encode())
+    assert forgetting.read(tmp_path / "a.txt") == ["하나\u2028둘"]
+
+
+@pytest.mark.parametrize("read", [tasks.records, forgetting.read])
+def test_half_a_character_is_refused_by_file_and_line(tmp_path, read):
+    path = tmp_path / "half.jsonl"
+    path.write_text('{"text": "\\ud83d\\ude00 \\\\ud800"}\n\n{"text": "\\uD83D"}\n')
+    with pytest.raises(InputError, match=r"half\.jsonl, line 3: \\ud83d is half of a surrogate pair"):
+        read(path)
+    path.write_text('{"text": "\\ud83d\\ude00 \\\\ud800"}\n')
+    assert read(path)[0] in ("😀 \\ud800", {"text": "😀 \\ud800"})
+
+
 def test_texts_are_read_by_file_and_refused_by_name(tmp_path):
     write_jsonl(tmp_path / "two.jsonl", [{"text": "하나"}, {"text": "둘"}])
     assert forgetting.read(tmp_path / "two.jsonl") == ["하나", "둘"]
@@ -517,6 +791,17 @@ def test_questions_that_the_training_text_holds_are_counted(corpus):
     found = contamination(corpus, rows, say=silent)
     assert (found["boolq"].questions, found["boolq"].found, found["boolq"].documents) == (12, 2, 3)
     assert str(found["boolq"]) == "at least 2 of 12 found" and found["copa"].found == 0 and str(found["copa"]).startswith("none of")
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (Status(12, 12, 0, 0), "none of 12 found"), (Status(8, 0, 0, 0), "not looked for"),
+        (Status(56, 34, 0, 0), "none of 34 found, 22 not looked for"), (Status(12, 10, 2, 3), "at least 2 of 10 found, 2 not looked for"),
+    ],
+)  # fmt: skip
+def test_a_status_says_what_was_not_looked_for(status, said):
+    assert str(status) == said
 
 
 def test_the_status_stands_beside_every_score(directory, corpus):
@@ -560,14 +845,61 @@ def test_the_command_prints_the_harness_table(directory):
     assert len({len(line) for line in rows[: rows.index(next(r for r in rows if r.startswith("|Groups")))]}) == 1
 
 
-def test_a_harness_table_of_ours_can_be_read_beside_the_card(directory, tmp_path, monkeypatch):
-    published = pytest.importorskip("openko.evaluation.published")
-    how = ("--tasks", "haerae_history", "--data-dir", tasks.PRACTICE, "--limit", 4, "--num-fewshot", 5, "--against", "card", "--json")
-    done = run(directory, *how)
+def test_a_harness_table_of_ours_can_be_read_beside_the_card(directory, tmp_path):
+    copied(tmp_path)
+    how = ("--tasks", "haerae_history", "--data-dir", tmp_path, "--limit", 4, "--against", "card", "--json")
+    done = run(directory, *how, "--num-fewshot", 5)
     assert done.exit_code == 0, done.output
-    rows = {(row["task"], row["metric"]): row for row in json.loads(done.stdout)["openko"]["against"]}
-    assert rows["haerae_history", "acc"]["published"] is not None and rows["haerae_history", "acc"]["ours"] is not None
-    assert published.card(published.BASE)
+    assert "5-shot" not in done.stderr
+    found = json.loads(done.stdout)
+    rows = {(row["task"], row["metric"]): row for row in found["openko"]["against"]}
+    row = rows["haerae_history", "acc"]
+    assert row["ours"] == found["results"]["haerae_history"]["acc,none"] in (0, 0.25, 0.5, 0.75, 1)
+    assert (row["published"], row["questions"]) == ("0.7340", 4)
+    assert row["difference"] == pytest.approx(row["ours"] - 0.734)
+    assert "4 of 10 questions here" in row["notes"] and "10 questions here, 188 on the card" in row["notes"]
+    lost = found["openko"]["truncated"].get("haerae_history", 0)
+    assert (f"{lost} of 4 prompts lost their beginning" in row["notes"]) == (lost > 0)
+    assert "the card's scores are 5-shot" in run(directory, *how).stderr
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_results_say_how_they_were_asked(directory, tmp_path, chat):
+    link = tmp_path / "link"
+    link.symlink_to(tasks.PRACTICE, target_is_directory=True)
+    results = scores.score(directory, ["haerae_history"], limit=1, seed=7, data_dir=link, apply_chat_template=chat, say=silent)
+    ours = results["openko"]
+    assert (ours["seed"], ours["dtype"], ours["data"]) == (7, "float32", "practice")
+    assert ours["apply_chat_template"] is ours["fewshot_as_multiturn"] is chat
+    with pytest.raises(InputError, match="practice questions"):
+        published.against("llama-3-open-ko-8b", results)
+
+
+def test_scores_are_written_before_what_may_fail(directory, tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text(korean(30))
+    out = tmp_path / "results.json"
+    how = ("--tasks", "haerae_history", "--practice", "--limit", 1, "--bits-per-byte", tmp_path / "text.txt", "--out", out)
+
+    def failing(*_, **__):
+        raise InputError("the device is gone")
+
+    monkeypatch.setattr(forgetting, "compare", failing)
+    done = run(directory, *how, "--before", directory)
+    assert "the device is gone" in str(done.exception)
+    assert set(json.loads(out.read_text())["results"]) == {"haerae_history"}
+
+
+def test_models_and_context_are_looked_at_before_the_scores(directory, tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text(korean(30))
+    monkeypatch.setattr(scores, "score", lambda *_, **__: pytest.fail("scores came first"))
+    how = ("--tasks", "haerae_history", "--practice", "--bits-per-byte", tmp_path / "text.txt")
+    done = run(directory, *how, "--before", tmp_path)
+    assert isinstance(done.exception, InputError) and "config.json" in str(done.exception)
+    smaller = changed_tokenizer(directory, tmp_path)
+    config = json.loads((smaller / "config.json").read_text())
+    (smaller / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 200}))
+    done = run(directory, *how, "--before", smaller)
+    assert isinstance(done.exception, InputError) and "a context of 256 tokens: from 2 to" in str(done.exception)
 
 
 @pytest.mark.parametrize(
@@ -576,6 +908,7 @@ def test_a_harness_table_of_ours_can_be_read_beside_the_card(directory, tmp_path
         ((), "nothing to measure"),
         (("--tasks", "haerae", "--practice", "--data-dir", "."), "give one of the two"),
         (("--tasks", "haerae", "--practice", "--against", "card"), "nothing to compare"),
+        (("--tasks", "haerae", "--data-dir", tasks.PRACTICE, "--against", "card"), "nothing to compare"),
         (("--tasks", "haerae", "--data-dir", "nowhere"), "nowhere is no directory"),
         (("--tasks", "haerae", "--out", "nowhere/results.json"), "nowhere/results.json cannot be written"),
         (("--tasks", "haerae", "--before", "."), "name the texts with --bits-per-byte"),

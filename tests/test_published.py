@@ -390,6 +390,20 @@ def test_what_was_asked_otherwise_is_said_beside_the_row(changes, note):
     assert row.notes == (note,)
 
 
+def test_fewer_questions_do_not_hide_that_there_are_others():
+    results = results_of({"kobest_copa": {"acc": (0.8, 0.01)}}, counts={"kobest_copa": 10}, limited={"kobest_copa": 999})
+    assert compared(results)["kobest_copa", "acc"].notes == ("10 of 999 questions here", "999 questions here, 1,000 on the card")
+
+
+def test_how_openko_asked_is_said_beside_the_row():
+    ours = {"apply_chat_template": True, "truncated": {"kobest_copa": 7, "haerae_history": 3, "haerae_rare_word": 2}, "data": "hub"}
+    tasks = {"kobest_copa": {"acc": (0.8, 0.01)}} | haerae(dict.fromkeys(HAERAE, 100))
+    found = compared(results_of(tasks, counts=HAERAE | {"kobest_copa": 1000}) | {"openko": ours})
+    assert found["kobest_copa", "acc"].notes == ("asked through a chat template", "7 of 1,000 prompts lost their beginning")
+    assert "5 of 1,091 prompts lost their beginning" in found["haerae", "acc"].notes
+    assert found["haerae_loan_word", "acc"].notes == ("asked through a chat template",)
+
+
 def test_what_was_asked_alike_has_no_note():
     alike = {"shots": "5", "versions": {"kobest_copa": 1.0}, "counts": {"kobest_copa": 1000}}
     assert compared(results_of({"kobest_copa": {"acc": (0.8, 0.01)}}, **alike))["kobest_copa", "acc"].notes == ()
@@ -534,6 +548,13 @@ def test_compare_prints_what_both_have_and_why_the_rest_is_missing(results):
     )
     with pytest.raises(InputError, match="no benchmark table"):
         run("compare", f"{BASE}-instruct-preview", results)
+
+
+def test_scores_on_practice_questions_are_not_compared(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(results_of({"kobest_copa": {"acc": (0.78, 0.0131)}}) | {"openko": {"data": "practice"}}))
+    with pytest.raises(InputError, match="practice questions, and the card has scores on the benchmarks"):
+        run("compare", BASE, path)
 
 
 def test_nothing_in_common_is_said(tmp_path):

@@ -138,7 +138,10 @@ def eojeol_of(text: str) -> list[tuple[int, int]]:
 def recount(tokenizer, text: str) -> list[int]:
     spans, syllables, eojeol = spans_of(tokenizer, text), syllables_of(text), eojeol_of(text)
     broken = sum(not any(begin <= a and b <= end for begin, end in spans) for a, b in syllables)
-    inside = sum(any(a < end <= b for a, b in eojeol) for _, end in spans)
+    data = text.encode()
+    # A token that is one space, or the space put before a text, goes with the word that begins there.
+    spaces = [data[begin:end] == b" " or begin == end == 0 for begin, end in spans]
+    inside = sum(any(a < end <= b or (space and a == end) for a, b in eojeol) for (_, end), space in zip(spans, spaces, strict=True))
     return [len(text.encode()), len(syllables), len(eojeol), len(spans), broken, inside]
 
 
@@ -179,6 +182,24 @@ def test_a_normalising_sentencepiece_model_loses_what_it_does_not_know(every):
     (row,) = counted(every["sentencepiece nfkc"], ["바다  뷁"])
     known = every["sentencepiece nfkc"].encode("바다")
     assert row[:3] == [11, 3, 2] and row[4] >= 1 and row[3] > len(known)
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "metaspace"])
+def test_a_space_by_itself_is_a_token_of_the_word_that_it_stands_before(every, kind):
+    """And so is the one that is put before a text; a space before a number, or at the end, is no eojeol's."""
+    for text, spaces in {"뷁": 1, "1 뷁 1 ": 4}.items():
+        pieces = [every[kind].pieces[i] for i in every[kind].encode(text)]
+        assert pieces.count(b" ") == spaces and [p for p in pieces if p not in b" 1"] == [bytes([b]) for b in "뷁".encode()]
+        assert counted(every[kind], [text])[0][5] == 4
+
+
+def test_several_tokens_of_one_character_are_counted_once_each(tmp_path):
+    lines = [*REAL.split("\n"), *["①번 ㈜한국 주(주) (주)한국 한국"] * 3]
+    model = sentencepiece(tmp_path / "one.model", lines, normalization_rule_name="nmt_nfkc")
+    text = "①번 ㈜한국"
+    assert [model.pieces[i].decode() for i in model.encode(text)] == [" 1", "번", " (", "주", ")", "한국"]
+    assert model.aligned(text)[3].tolist() == [7, 7, 1]
+    assert counted(model, [text]) == [[16, 3, 2, 6, 0, 5]]  # all but " (", which ends with the space
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -269,9 +290,49 @@ def test_values_lie_inside_their_intervals(made):
                 assert cell["interval"][0] <= cell["value"] <= cell["interval"][1]
 
 
-def test_one_document_has_no_interval(every):
-    found = compare({"llama-3": every["llama-3"]}, {"one": [REAL]}, draws=50)
-    assert found["all"]["tokenizers"]["llama-3"]["bytes_per_token"]["interval"] is None
+@pytest.mark.parametrize("documents, given", [(1, False), (7, False), (8, True)])
+def test_few_documents_have_no_interval(every, documents, given):
+    texts = [corpus_text.korean(n) for n in range(documents)] + ["", ""]
+    found = compare({"llama-3": every["llama-3"]}, {"few": texts}, draws=50)
+    for part in (found["domains"]["few"], found["all"], found["korean"]):
+        for measure in (*study.MEASURES, "tokens_ratio"):
+            assert (part["tokenizers"]["llama-3"][measure]["interval"] is not None) == given
+    assert found["bootstrap"]["drawn"]["few"] == {"units": documents + 2, "units_with_text": documents, "documents_in_a_unit": 1}
+
+
+def test_a_whole_has_no_interval_where_one_of_its_domains_has_none(every):
+    many = [corpus_text.korean(n) for n in range(20)]
+    found = compare({"llama-3": every["llama-3"]}, {"many": many, "one": [REAL], "en": domains()["en"]}, draws=50)
+    cells = {name: part["tokenizers"]["llama-3"]["bytes_per_token"] for name, part in study.parts_of(found).items()}
+    assert {name: cell["interval"] is not None for name, cell in cells.items()} == {
+        "many": True, "one": False, "en": True, "korean": False, "all": False,
+    }  # fmt: skip
+    assert all(cell["value"] > 2 for cell in cells.values())
+
+
+def test_the_korean_part_is_the_domains_that_are_mostly_hangul(made, every):
+    assert made["korean"]["domains"] == ["ko", "real"] and made["all"]["domains"] == ["ko", "en", "real"]
+    alone = compare(two(every), {d: t for d, t in domains().items() if d != "en"}, baseline="llama2-ko-standin", draws=500)
+    assert {k: v for k, v in made["korean"].items() if k != "domains"} == {k: v for k, v in alone["all"].items() if k != "domains"}
+    assert compare({"llama-3": every["llama-3"]}, {"en": domains()["en"]}, draws=20)["korean"] is None
+
+
+def test_a_domains_numbers_do_not_depend_on_the_domains_beside_it(made, every):
+    alone = compare(two(every), {"real": domains()["real"]}, baseline="llama2-ko-standin", draws=500)
+    assert alone["domains"]["real"] == made["domains"]["real"]
+
+
+@pytest.mark.parametrize("name", ["all", "korean"])
+def test_a_domain_may_not_have_the_name_of_a_whole(every, name):
+    with pytest.raises(InputError, match=f"a domain cannot be called '{name}'"):
+        compare({"llama-3": every["llama-3"]}, {name: ["글"]})
+
+
+def test_a_text_that_is_not_unicode_is_named(every, monkeypatch):
+    monkeypatch.setattr(study, "BATCH", 5)
+    texts = ["글", "", "바다와 하늘", "가\ud83d나", "끝"]
+    with pytest.raises(InputError, match=r"sea, document 4: a lone surrogate, U\+D83D, at character 1"):
+        compare({"llama-3": every["llama-3"]}, {"land": ["땅"], "sea": texts})
 
 
 def test_what_cannot_be_compared_is_refused(every):
@@ -299,12 +360,13 @@ def test_the_interval_is_as_wide_as_the_delta_method_says():
     assert (high - low) / (2 * 1.96 * error) == pytest.approx(1, abs=0.06)
 
 
-def test_a_paired_interval_is_narrower_than_one_of_separate_draws(made):
-    """Long and short words come to both tokenizers alike."""
-    part = made["domains"]["ko"]["tokenizers"]
-    low, high = part["llama-3"]["tokens_ratio"]["interval"]
-    alone = [(np.diff(part[n]["bytes_per_token"]["interval"])[0] / part[n]["bytes_per_token"]["value"]) ** 2 for n in part]
-    assert (high - low) / part["llama-3"]["tokens_ratio"]["value"] < 1.1 * np.sqrt(sum(alone))
+def test_a_paired_interval_is_narrower_than_one_of_separate_draws(made, every):
+    """Long and short documents come to both tokenizers alike."""
+    numbers = [[len(ids) for ids in t.encode_batch(domains()["ko"])] for t in two(every).values()]
+    sums = [intervals.drawn_sums(np.array(n)[:, None], 2000, np.random.default_rng(i))[:, 0] for i, n in enumerate(numbers)]
+    separate, paired = intervals.interval(*sums), made["domains"]["ko"]["tokenizers"]["llama-3"]["tokens_ratio"]["interval"]
+    assert separate[0] < paired[0] < paired[1] < separate[1]
+    assert np.diff(paired)[0] < 0.5 * np.diff(separate)[0]
 
 
 def test_many_documents_become_runs_and_nothing_is_lost(monkeypatch):
@@ -349,17 +411,20 @@ def test_the_cards_say_eighteen_percent():
     said = claims.published()
     assert said["ratio"] == pytest.approx(1.18) and said["interval"] == pytest.approx([17.65 / 15.5, 17.75 / 14.5])
     assert said["llama_3_bytes_per_token"] == pytest.approx(3.45, abs=0.005)
+    assert "if both were rounded" in said["interval_is"] and "inferred" in said["source"] and "open-llama-2-ko-7b" in said["source"]
 
 
 def test_a_stand_in_leaves_the_claim_not_checked(made):
     found = claims.of(made)
     assert found["status"] == "not checked" and "stand-in" in found["why"]
-    assert found["ratio"] == made["all"]["tokenizers"]["llama-3"]["tokens_ratio"]["value"]
+    assert found["ratio"] == made["korean"]["tokenizers"]["llama-3"]["tokens_ratio"]["value"]
+    assert found["ratio"] != made["all"]["tokenizers"]["llama-3"]["tokens_ratio"]["value"] and found["domains"] == ["ko", "real"]
+    assert claims.slightly_more(made, korean="llama2-ko-standin", domain="all")["domains"] == ["ko", "en", "real"]
 
 
-def real_ones(every, korean="llama-2-ko", vocab_size=claims.LLAMA_2_KO_VOCABULARY) -> dict:
+def real_ones(every, korean="llama-2-ko", vocab_size=claims.LLAMA_2_KO_VOCABULARY, tokenizer="sentencepiece") -> dict:
     """A study in which the Korean tokenizer has the published number of pieces."""
-    found = compare({"llama-3": every["llama-3"], korean: every["sentencepiece"]}, {"real": REAL.split("\n")}, baseline=korean, draws=300)
+    found = compare({"llama-3": every["llama-3"], korean: every[tokenizer]}, {"real": REAL.split("\n")}, baseline=korean, draws=300)
     found["tokenizers"][korean]["vocab_size"] = vocab_size
     return found
 
@@ -369,14 +434,35 @@ def test_the_real_tokenizers_check_the_claim(every):
     verdict = claims.slightly_more(found, korean="llama-2-ko", domain="real")
     low, high = verdict["interval"]
     assert verdict["why"] is None
-    assert verdict["status"] == ("more" if low > 1 else "fewer" if high < 1 else "no difference")
-    for interval, status, place in ([[1.1, 1.2], "more", "inside"], [[0.8, 0.9], "fewer", "above"], [[0.9, 1.1], "no difference", "above"]):
-        found["all"]["tokenizers"]["llama-3"]["tokens_ratio"]["interval"] = interval
+    expected = "much more" if low > 17.75 / 14.5 else "more" if low > 1 else "fewer" if high < 1 else "no difference"
+    assert verdict["status"] == expected
+    for interval, status, place in (
+        [[1.1, 1.2], "more", "inside"], [[0.8, 0.9], "fewer", "above"], [[0.9, 1.1], "no difference", "above"],
+        [[1.2, 1.5], "more", "below"], [[1.23, 1.5], "much more", "below"],
+    ):  # fmt: skip
+        found["korean"]["tokenizers"]["llama-3"]["tokens_ratio"]["interval"] = interval
         verdict = claims.of(found)
         assert (verdict["status"], verdict["published_ratio_is"]) == (status, place)
 
 
-@pytest.mark.parametrize("changes, why", [({"vocab_size": 32_000}, "32,000 pieces"), ({"korean": "polyglot"}, "this is polyglot")])
+@pytest.mark.parametrize("size", [46_336, 46_209])
+@pytest.mark.parametrize("kind", ["sentencepiece", "metaspace"])
+def test_llama_2_ko_is_known_by_its_name_its_size_and_its_form(every, kind, size):
+    found = real_ones(every, tokenizer=kind, vocab_size=size)
+    assert claims.of(found)["why"] is None
+
+
+@pytest.mark.parametrize(
+    "changes, why",
+    [
+        ({"vocab_size": 32_000}, "32,000 pieces"),
+        ({"vocab_size": 46_337}, "46,337 pieces"),
+        ({"vocab_size": 46_208}, "46,208 pieces"),
+        ({"korean": "polyglot"}, "this is polyglot"),
+        ({"tokenizer": "byte-level"}, "not Llama-2's form"),
+        ({"tokenizer": "sentencepiece nfkc"}, "not Llama-2's form"),
+    ],
+)
 def test_another_tokenizer_leaves_the_claim_not_checked(every, changes, why):
     found = real_ones(every, **changes)
     verdict = claims.slightly_more(found, korean=found["baseline"])
@@ -395,18 +481,38 @@ def test_without_a_korean_tokenizer_there_is_no_ratio(every):
     assert found["status"] == "not checked" and found["ratio"] is None and "Llama-2-Ko" in found["why"]
 
 
+def test_few_documents_leave_the_claim_not_checked(every):
+    few = compare({"llama-3": every["llama-3"], "llama-2-ko": every["sentencepiece"]}, {"few": [REAL] * 3}, baseline="llama-2-ko", draws=20)
+    few["tokenizers"]["llama-2-ko"]["vocab_size"] = 46_336
+    found = claims.of(few)
+    assert (found["status"], found["interval"], found["published_ratio_is"]) == ("not checked", None, None) and "too few" in found["why"]
+
+
+def test_without_korean_text_there_is_no_ratio(every):
+    english = compare(two(every), {"en": domains()["en"]}, baseline="llama2-ko-standin", draws=20)
+    assert claims.of(english)["ratio"] is None and "mostly Hangul" in claims.of(english)["why"]
+    for of in (meaning.of, lambda s: claims.slightly_more(s, korean="llama2-ko-standin")):
+        with pytest.raises(InputError, match=r"no domain of the study is mostly Hangul \(en\)"):
+            of(english)
+
+
 # ── what it means ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_cards_tokens_cost_what_the_facts_say(made):
-    """17.7B tokens of an 8.03B model: 8.5e20 FLOPs, and at 60% of 256 v5e about 7.8 hours."""
+    """17.7B tokens: 8.0e20 FLOPs for the 7.5B weights in products, 1.1e20 for attention; at 60% of 256 v5e about 8.4 hours."""
     given = json.loads(json.dumps(made))
-    given["all"]["tokenizers"]["llama-3"]["bytes_per_token"] = {"value": 61 / 17.7, "interval": [61 / 18, 61 / 17]}
+    given["korean"]["tokenizers"]["llama-3"]["bytes_per_token"] = {"value": 61 / 17.7, "interval": [61 / 18, 61 / 17]}
     found = meaning.of(given)
     row = found["tokenizers"]["llama-3"]
     assert row["tokens"] == pytest.approx(17.7e9) and row["interval_tokens"] == pytest.approx([17e9, 18e9])
-    assert row["flops"] == pytest.approx(8.5e20, rel=0.005)
-    assert row["hours"]["maxtext"] * 0.611 / 0.6 == pytest.approx(7.8, abs=0.05)
+    weights = 32 * (4096 * 4096 * 2 + 4096 * 1024 * 2 + 3 * 4096 * 14336) + 128_256 * 4096
+    attention = 32 * 3 * 2 * 2 * 4096 * 8192 / 2  # layers, passes, products, FLOPs, width, half of the positions
+    assert row["flops"] == pytest.approx((6 * weights + attention) * 17.7e9) == pytest.approx(9.1e20, rel=0.005)
+    assert (
+        row["hours"]["maxtext"] * 0.611 / 0.6 == pytest.approx(row["flops"] / (256 * 197e12 * 0.6) / 3600) == pytest.approx(8.4, abs=0.05)
+    )
+    assert found["assumptions"]["domains"] == ["ko", "real"]
     assert row["dollars"]["maxtext"] == pytest.approx(row["hours"]["maxtext"] * 256 * found["assumptions"]["dollars_per_chip_hour"])
     assert row["context_bytes"] == pytest.approx(8192 * 61 / 17.7)
 
@@ -450,6 +556,19 @@ def test_english_tokens_stay_as_they_were(every):
     assert extended.encode_batch(texts) == every["llama-3"].encode_batch(texts)
 
 
+def test_pieces_that_llama_3_has_and_never_reaches_are_not_added(every):
+    """ " 스타" is one of its pieces, but no two of its tokens make it."""
+    train = [
+        "요즘 스타트업 사이에서 스타일과 스타벅스 이야기가 많다. 스타킹 스타디움 스타트업 스타일.",
+        "그 스타트업은 스타일이 다르다. 스타벅스에서 스타일을 봤다.",
+    ]
+    base = every["llama-3"]
+    pieces = merges.learn(base, train, 1000)
+    assert " 스타".encode() in base.pieces and not set(pieces) & set(base.pieces) and len(pieces) == len(set(pieces))
+    rows = merges.curve(base, train, ["스타트업이 늘었다"], numbers=(0, 5, 1000))
+    assert rows[-1]["added"] == len(pieces) and rows[-1]["tokens"] < rows[0]["tokens"]
+
+
 def test_held_out_texts_must_not_be_learned_from(every):
     with pytest.raises(InputError, match="1 of the held-out texts are among the training texts"):
         merges.curve(every["llama-3"], TRAIN, [TRAIN[3]])
@@ -457,6 +576,8 @@ def test_held_out_texts_must_not_be_learned_from(every):
         merges.curve(every["llama-3"], TRAIN, [])
     with pytest.raises(InputError, match="no pair of Korean tokens"):
         merges.curve(every["llama-3"], ["English only"], HELD_OUT)
+    with pytest.raises(InputError, match=r"numbers \(0,\) ask for no added piece"):
+        merges.curve(every["llama-3"], TRAIN, HELD_OUT, numbers=(0,))
     with pytest.raises(InputError, match="metaspace is none: take llama-3"):
         merges.curve(every["metaspace"], TRAIN, HELD_OUT)
 
@@ -490,6 +611,29 @@ def test_tokens_that_cut_a_character_are_marked(every):
         assert [not 바이트 for 바이트 in marked] == [_is_text("바다 뷁".encode()[a:b]) for a, b in spans], kind
 
 
+def test_decomposed_hangul_is_drawn_as_the_syllables_that_it_is(every):
+    """And archaic syllables and emoji as one character with all that joins it."""
+    font = font_manager.FontProperties(family="DejaVu Sans")
+
+    def drawn(text: str) -> tuple[list[str], float]:
+        figure = figures.draw(drawing.sentences({"llama-3": every["llama-3"]}, [text], title=("", "")), font)
+        axes = figure.axes[0]
+        return [t.get_text() for t in axes.texts][1:], max(p.get_x() + p.get_width() for p in axes.patches)
+
+    text = "훈민정음은 뷁!"
+    composed, width = drawn(text)
+    assert drawn(unicodedata.normalize("NFD", text)) == (composed, width) and "".join(composed) == text.replace(" ", "") and width == 14
+    old = "\u1112\u119e\u11ab\ud7cb \u1161\u11ab"
+    assert drawn(old) == (["\u1112\u119e\u11ab\ud7cb", "\u1161\u11ab"], 4) and drawn("❤\ufe0f")[0] == ["❤"]
+
+
+def test_tokens_that_hold_a_part_of_a_decomposed_syllable_have_their_share_of_its_width(every):
+    data = drawing.sentences({"llama-3": every["llama-3"]}, [unicodedata.normalize("NFD", "한")], title=("", ""))
+    strips = figures.draw(data, font_manager.FontProperties(family="DejaVu Sans")).axes[0].patches
+    assert len(strips) > 1 and all(strip.get_width() > 0 for strip in strips)
+    assert sum(strip.get_width() for strip in strips) == pytest.approx(2)
+
+
 def _is_text(data: bytes) -> bool:
     try:
         data.decode()
@@ -501,7 +645,7 @@ def _is_text(data: bytes) -> bool:
 @pytest.mark.parametrize("measure", pictures.LABELS)
 def test_bars_show_each_domain_where_the_measure_is_defined(made, measure):
     data = pictures.bars(made, measure)
-    shown = {"ko", "real", "all"} | ({"en"} if measure in ("bytes_per_token", "tokens_ratio") else set())
+    shown = {"ko", "real", "korean", "all"} | ({"en"} if measure in ("bytes_per_token", "tokens_ratio") else set())
     for name in made["tokenizers"]:
         assert set(data["series"][name]) == set(data["intervals"][name]) == shown
     figures.draw(data, font_manager.FontProperties(family="DejaVu Sans"))
@@ -546,6 +690,37 @@ def test_the_command_prints_tables_and_says_how_to_add_others(files):
     done = openko_tokens(files / "ko.jsonl")
     assert done.exit_code == 0, done.exception
     assert "ko: 60 documents" in done.stdout and "not checked" in done.stdout and "--tokenizer NAME=PATH" in done.stderr
+    assert "if both were rounded to the last digit written" in done.stdout and "GB like ko," in done.stdout
+
+
+def test_the_commands_claim_and_meaning_are_of_the_korean_files(files):
+    both = [f"--tokenizer={t}" for t in ("llama-3", f"llama2-ko-standin={files / 'standin'}")]
+    one, two_ = (openko_tokens(*inputs, *both, "--json") for inputs in ([files / "ko.jsonl"], [files / "ko.jsonl", files / "en.txt.gz"]))
+    one, two_ = json.loads(one.stdout), json.loads(two_.stdout)
+    assert one["claim"] == two_["claim"] and one["meaning"] == two_["meaning"] and two_["claim"]["domains"] == ["ko"]
+    assert two_["study"]["all"]["tokenizers"]["llama-3"]["tokens_ratio"] != two_["study"]["korean"]["tokenizers"]["llama-3"]["tokens_ratio"]
+    said = openko_tokens(files / "ko.jsonl", *both).stdout
+    assert f"the cards' 1.18 lies {one['claim']['published_ratio_is']} this interval" in said and " on ko;" in said
+
+
+def test_the_command_says_that_english_alone_tells_nothing_of_korean(files):
+    done = openko_tokens(files / "en.txt.gz")
+    assert done.exit_code == 0, done.exception
+    assert "no file is mostly Hangul" in done.stdout
+    assert json.loads(openko_tokens(files / "en.txt.gz", "--json").stdout)["meaning"] is None
+
+
+def test_the_command_says_why_few_documents_have_no_interval(files):
+    corpus_text.write_jsonl(files / "few.jsonl", [{"text": REAL}])
+    assert "no interval: fewer than 8 documents" in openko_tokens(files / "few.jsonl").stdout
+
+
+def test_a_file_that_is_called_all_keeps_its_path_for_a_name(files, monkeypatch):
+    monkeypatch.chdir(files)
+    Path("all.jsonl").write_bytes(Path("ko.jsonl").read_bytes())
+    done = openko_tokens("all.jsonl", "en.txt.gz", "--json")
+    assert done.exit_code == 0, done.exception
+    assert {d: part["documents"] for d, part in json.loads(done.stdout)["study"]["domains"].items()} == {"all.jsonl": 60, "en.txt.gz": 40}
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
@@ -569,6 +744,7 @@ def test_the_command_writes_pictures_with_their_numbers(files, packages):
         (["ko.jsonl", "--tokenizer", "=standin"], "write NAME=PATH"),
         (["ko.jsonl", "--tokenizer", "a=standin", "--tokenizer", "a=llama-3"], "a is given twice"),
         (["ko.jsonl", "--tokenizer", "a=ko.jsonl"], r"ko\.jsonl"),
+        (["ko.jsonl", "--out", "ko.jsonl"], "--out ko.jsonl is a file: name a directory"),
         (["ko.jsonl", "--baseline", "other"], "--baseline other: choose one of llama-3"),
     ],
 )

@@ -283,12 +283,11 @@ def tiktoken_lines(tokenizer) -> str:
     return "\n".join(f"{base64.b64encode(bytes.fromhex(piece)).decode()} {rank}" for piece, rank in pieces)
 
 
-def test_a_file_is_known_by_its_content_and_not_by_its_name(tiny, sentencepiece_model, tmp_path):
+def test_a_file_is_known_by_its_content_and_not_by_its_name(tiny, llama3, sentencepiece_model, tmp_path):
     tiny.save(tmp_path / "korean")
-    big = tokenizers.train(TEXTS, 640, "big", specials=256)
     forms = {
         "HFTokenizer": (tmp_path / "korean" / "tokenizer.json").read_bytes(),
-        "Llama3Tokenizer": tiktoken_lines(big).encode(),
+        "Llama3Tokenizer": tiktoken_lines(llama3).encode(),
         "SentencePieceTokenizer": sentencepiece_model.read_bytes(),
     }
     for form, content in forms.items():
@@ -370,6 +369,44 @@ def test_tiktoken_lines_with_a_gap_are_refused(tiny, tmp_path):
     (tmp_path / "tokenizer.model").write_text("\n".join(lines[:300] + lines[301:]))
     with pytest.raises(InputError, match="the ranks are not 0 to"):
         tokenizers.load(tmp_path)
+
+
+def padded(llama3, ranks: int) -> list[bytes]:
+    """As many pieces: Llama-3's, and behind them some that no text reaches."""
+    own = llama3.pieces[: min(ranks, 128_000)]
+    return own + [b"\xff\xff" + number.to_bytes(4, "big") for number in range(ranks - len(own))]
+
+
+@pytest.mark.parametrize("ranks, special", [(100_256, {"<|endoftext|>": 100_257}), (199_998, {"<|endoftext|>": 199_999})])
+def test_openais_files_are_cut_as_openai_cuts_and_have_its_special_tokens(llama3, tmp_path, ranks, special):
+    import tiktoken
+    import tiktoken.load
+    from tiktoken_ext import openai_public
+
+    pieces = padded(llama3, ranks)
+    path = tmp_path / "openai.tiktoken"
+    path.write_text("\n".join(f"{base64.b64encode(piece).decode()} {rank}" for rank, piece in enumerate(pieces)) + "\n")
+    reader = openai_public.load_tiktoken_bpe
+    found = tokenizers.load(path)
+    assert openai_public.load_tiktoken_bpe is reader
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(openai_public, "load_tiktoken_bpe", lambda *_, **__: {piece: rank for rank, piece in enumerate(pieces)})
+        theirs = tiktoken.Encoding(**(openai_public.cl100k_base() if ranks == 100_256 else openai_public.o200k_base()))
+    assert found.special == theirs._special_tokens and special.items() <= found.special.items() and found.vocab_size == theirs.n_vocab
+    texts = [*TEXTS, *UNSEEN, "helloWORLD's 한국어ABC/\n\n/  x"]
+    assert [found.encode(text) for text in texts] == [theirs.encode_ordinary(text) for text in texts]
+    assert all(found.decode(found.encode(text)) == text for text in texts) and len(found.pieces) == found.vocab_size
+    assert not isinstance(found, tokenizers.Llama3Tokenizer) and BEGIN not in found.special and not found.chat_template
+
+
+def test_ranks_of_an_unknown_number_are_refused(tiny, tmp_path):
+    (tmp_path / "tokenizer.model").write_text(tiktoken_lines(tiny))
+    with pytest.raises(InputError, match=r"how text is cut is not known for 384 ranks, only for 128,000 \(llama-3\), 100,256"):
+        tokenizers.load(tmp_path)
+
+
+def test_llama_2s_form_is_bytes_by_name_and_a_mark_for_spaces(tiny, llama3, sentencepiece_model):
+    assert tokenizers.load(sentencepiece_model).llama_2_form and not tiny.llama_2_form and not llama3.llama_2_form
 
 
 def test_a_piece_is_not_added_twice(llama3):

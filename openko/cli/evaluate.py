@@ -11,6 +11,8 @@ import typer
 from openko.cli.printing import AsJson, print_rows, to_stderr
 from openko.errors import InputError
 
+NO_BENCHMARK = "openko's practice questions are its own, and the card has scores on the benchmarks: there is nothing to compare"
+
 
 def evaluate(
     directory: Annotated[Path, typer.Argument(metavar="HF_DIR")],
@@ -47,9 +49,20 @@ def evaluate(
 
     if against is not None:
         from openko.evaluation import published
+        from openko.evaluation import tasks as questions
 
+        if data_dir is not None and questions.is_practice(data_dir):
+            raise InputError(NO_BENCHMARK)
         card = published.card(published.BASE if against == "card" else against)
+        shots = sorted({row.n_shot for row in card.table.rows if row.n_shot is not None})
+        if num_fewshot is None and shots:
+            to_stderr(
+                f"the card's scores are {' and '.join(shots)}-shot, and the tasks' own numbers are asked now: --num-fewshot {shots[0]}"
+            )
     texts = {str(path): forgetting.read(path) for path in bits_per_byte}
+    for model in (directory, before) if texts else ():
+        if model is not None:  # now, for scores can take hours
+            forgetting.check_context(model, context)
     results: dict = {"openko": {"model": str(directory)}}
     if names:
         from openko.evaluation import scores
@@ -59,6 +72,8 @@ def evaluate(
             directory, names, num_fewshot=num_fewshot, limit=limit, data_dir=PRACTICE if practice else data_dir, corpus=corpus,
             apply_chat_template=apply_chat_template, seed=seed, say=to_stderr,
         )  # fmt: skip
+        if out is not None:  # what comes next may fail, and these took long
+            manifest.write_json(out, results)
     if before is not None:
         changes = forgetting.compare(before, directory, texts, context=context, say=to_stderr)
         results["openko"]["bits_per_byte"] = [asdict(change) | {"verdict": change.verdict} for change in changes]
@@ -85,7 +100,7 @@ def _check(names, texts, before, against, data_dir, practice, out) -> None:
     if not names and (practice or data_dir is not None or against is not None):
         raise InputError("--data-dir, --practice and --against are about tasks: name them with --tasks")
     if practice and against is not None:
-        raise InputError("--practice asks openko's own questions, and the card has scores on the benchmarks: there is nothing to compare")
+        raise InputError(NO_BENCHMARK)
     if before is not None and not texts:
         raise InputError("--before compares bits per byte: name the texts with --bits-per-byte FILE")
     if data_dir is not None and not data_dir.is_dir():

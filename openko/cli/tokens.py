@@ -26,12 +26,18 @@ def compare(
     packages: Annotated[Path, typer.Option(help="--out: folder with the text packages, for their font")] = Path("runs/laptop/packages"),
     as_json: AsJson = False,
 ):  # fmt: skip
-    """Tokens, bytes a token, broken syllables of each file, with 95% intervals; the card's claim; what it means; round trips."""
+    """Tokens, bytes a token, broken syllables of each file, with 95% intervals; the card's claim; what it means; round trips.
+
+    The claim and what it means are read off the files that are mostly Hangul. Intervals are drawn over documents: few make them
+    too narrow, and below 8 there are none.
+    """
     from openko import figures, tokenizers
     from openko.token_study import claims, meaning, pictures, round_trips
     from openko.token_study import compare as compared
 
     named, domains = _named(tokenizer), _domains(inputs)
+    if out is not None and out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file: name a directory")
     if out is not None:
         figures.hangul_font(packages)  # better now than after the counting
     if baseline is None:
@@ -40,7 +46,8 @@ def compare(
         raise InputError(f"--baseline {baseline}: choose one of {', '.join(named)}")
     loaded = {name: tokenizers.load(place) for name, place in named.items()}
     study = compared(loaded, {name: _documents(path) for name, path in domains.items()}, baseline=baseline, say=to_stderr)
-    answer = {"study": study, "claim": claims.of(study), "meaning": meaning.of(study), "round_trips": round_trips.table(loaded)}
+    meant = meaning.of(study) if study["korean"] else None
+    answer = {"study": study, "claim": claims.of(study), "meaning": meant, "round_trips": round_trips.table(loaded)}
     if out is not None:
         drawn = [m for m in pictures.LABELS if study["all"]["tokenizers"][study["baseline"]][m]["value"] is not None]
         answer["pictures"] = [str(figures.save(out, m.replace("_", "-"), pictures.bars(study, m), packages=packages)) for m in drawn]
@@ -68,7 +75,9 @@ def _named(entries: list[str]) -> dict[str, str]:
 
 
 def _domains(inputs: list[Path]) -> dict[str, Path]:
-    """Files by the names of their domains: the file's own, or its whole path where two have the same."""
+    """Files by the names of their domains: the file's own, or the whole paths where two have the same or one is a whole's, such as all."""
+    from openko.token_study.study import WHOLES
+
     for path in inputs:
         if not path.is_file():
             raise InputError(f"{path} {'is a directory: give its files' if path.is_dir() else 'does not exist'}")
@@ -78,7 +87,8 @@ def _domains(inputs: list[Path]) -> dict[str, Path]:
             known = ", ".join(JSON_LINES + TEXT)
             raise InputError(f"{path}: its name tells no form; rename it to end in one of {known}, packed or not ({', '.join(COMPRESSED)})")
     short = [path.name.removesuffix(path.suffix if path.suffix in COMPRESSED else "").rpartition(".")[0] for path in inputs]
-    domains = dict(zip(short if len(set(short)) == len(short) else map(str, inputs), inputs, strict=True))
+    clear = len(set(short)) == len(short) and not set(short) & set(WHOLES)
+    domains = dict(zip(short if clear else map(str, inputs), inputs, strict=True))
     if len(domains) < len(inputs):
         raise InputError("a file is given twice: name each once")
     return domains
@@ -101,21 +111,39 @@ def _documents(path: Path) -> Iterator[str]:
 
 
 def _print(answer: dict) -> None:
+    from openko.token_study.study import parts_of
+
     study, names = answer["study"], list(answer["study"]["tokenizers"])
-    parts = study["domains"] | ({"all": study["all"]} if len(study["domains"]) > 1 else {})
-    for domain, part in parts.items():
+    for domain, part in parts_of(study).items():
         print(f"{domain}: " + ", ".join(f"{part[unit]:,} {unit}" for unit in ("documents", "bytes", "syllables", "eojeol")))
         rows = [["", *names], ["tokens", *(f"{part['tokenizers'][n]['tokens']:,}" for n in names)]]
         for measure in ("bytes_per_token", "syllables_per_token", "tokens_per_eojeol", "broken_syllables", "tokens_ratio"):
             label = f"tokens to {study['baseline']}" if measure == "tokens_ratio" else measure.replace("_", " ")
             rows.append([label, *(_cell(part["tokenizers"][n][measure], share=measure == "broken_syllables") for n in names)])
         _print_table(rows)
+    if any(part["tokenizers"][names[0]]["bytes_per_token"]["interval"] is None for part in study["domains"].values()):
+        print(f"no interval: fewer than {study['bootstrap']['least']} documents; with a few more it is still too narrow\n")
     claim, meaning = answer["claim"], answer["meaning"]
     print(f'"{claim["claim"]}": {claim["status"]}' + (f" ({claim['why']})" if claim["why"] else ""))
+    said = claim["published"]
     if claim["ratio"] is not None:
-        print(f"  ratio {_cell(claim)}; by the cards {claim['published']['ratio']:.2f}, {claim['published_ratio_is'] or 'no interval'}")
+        lies = f" lies {claim['published_ratio_is']} this interval" if claim["published_ratio_is"] else ""
+        print(f"  ratio {_cell(claim)} on {', '.join(claim['domains'])}; the cards' {said['ratio']:.2f}{lies}")
+    print(f"  the cards: {said['ratio']:.2f}, or {said['interval'][0]:.2f} to {said['interval'][1]:.2f} {said['interval_is']}")
+    print(f"  {said['source']}")
+    if meaning is None:
+        print("\nno file is mostly Hangul: nothing is said of a Korean corpus")
+    else:
+        _print_meaning(meaning)
+    print("\nround trips")
+    for row in answer["round_trips"]:
+        lost = {n: cell["came_back"] for n, cell in row["tokenizers"].items() if not cell["exact"]}
+        print(f"  {row['sample']:<22}" + ("exact" if not lost else "; ".join(f"{n}: {text!r}" for n, text in lost.items())))
+
+
+def _print_meaning(meaning: dict) -> None:
     assumed = meaning["assumptions"]
-    scale = f"{assumed['corpus_bytes'] / 1e9:.0f} GB like all of this, {assumed['parameters'] / 1e9:.2f}B weights"
+    scale = f"{assumed['corpus_bytes'] / 1e9:.0f} GB like {', '.join(assumed['domains'])}, {assumed['parameters'] / 1e9:.2f}B weights"
     print(f"\nfor {scale}, {assumed['chips']} × {assumed['chip']}")
     rows = [["", "tokens", "FLOP", "hours", "dollars", f"{assumed['context']:,} tokens hold"]]
     for name, row in meaning["tokenizers"].items():
@@ -125,10 +153,6 @@ def _print(answer: dict) -> None:
     _print_table(rows)
     for source in assumed["sources"]:
         print(f"  {source}")
-    print("\nround trips")
-    for row in answer["round_trips"]:
-        lost = {n: cell["came_back"] for n, cell in row["tokenizers"].items() if not cell["exact"]}
-        print(f"  {row['sample']:<22}" + ("exact" if not lost else "; ".join(f"{n}: {text!r}" for n, text in lost.items())))
 
 
 def _range(by_rate: dict, digits: int) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from openko.corpus.minhash import Similar
 from openko.corpus.runs import ROW, RUN, Runs, save
 
-PIECE = 2_000_000  # documents of a band that one worker sorts
+PIECE = 500_000  # documents of a band that one worker sorts
 SLICE, LOOKED = 50_000, 20_000  # documents whose sketches are in memory, and pairs that are looked at at once
 SEGMENT = 4_000_000  # pairs that are in memory and become one file
 UNRANKED = np.uint32(0xFFFFFFFF)  # the rank of a text's second and later copies: who stands for them is asked once

@@ -27,9 +27,11 @@ class Status:
     documents: int
 
     def __str__(self) -> str:
-        short = self.questions - self.looked_for
+        if not self.looked_for:
+            return "not looked for"
+        rest = self.questions - self.looked_for
         found = f"{'at least ' if self.found else ''}{self.found or 'none'} of {self.looked_for} found"
-        return found + (f", {short} too short" if short else "")
+        return found + (f", {rest} not looked for" if rest else "")
 
 
 def contamination(corpus: Path, tasks: dict[str, list[dict]], say: Callable[[str], None] = print) -> dict[str, Status]:

@@ -6,7 +6,7 @@ over several.
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +37,10 @@ def read(path: Path) -> list[str]:
     """The documents of a file: one a line in .jsonl, in the field "text"; of any other file its whole UTF-8 text."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-        documents = [json.loads(line)["text"] for line in text.splitlines() if line.strip()] if path.suffix == ".jsonl" else [text]
+        if path.suffix == ".jsonl":
+            documents = [document["text"] for document in json_lines(path)]
+        else:
+            documents = [path.read_text(encoding="utf-8-sig")]
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except IsADirectoryError:
@@ -52,15 +54,42 @@ def read(path: Path) -> list[str]:
     return documents
 
 
-def measure(
-    directory: Path, texts: dict[str, list[str]], *, context: int = CONTEXT, dtype=None, say: Callable[[str], None] = print
-) -> dict[str, float]:
-    """{name: bits per byte} of a Hugging Face directory for {name: documents}. context: tokens seen at once."""
+def json_lines(path: Path) -> Iterator:
+    """The JSON values of a UTF-8 file, one a line; a mark at its beginning and blank lines are passed over.
+
+    Lines end at \\n alone: U+2028, U+0085 and others stand inside strings. Raises InputError, with the line, for a string that
+    holds half of a surrogate pair, which no tokenizer takes; ValueError for what is no UTF-8 or no JSON.
+    """
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
+        if not line.strip():
+            continue
+        value = json.loads(line)
+        if "\\ud" in line.lower():
+            try:
+                json.dumps(value, ensure_ascii=False).encode()
+            except UnicodeEncodeError as problem:
+                half = problem.object[problem.start]
+                raise InputError(
+                    f"{path}, line {number}: \\u{ord(half):04x} is half of a surrogate pair and no character: mend or leave out this line"
+                ) from None
+        yield value
+
+
+def check_context(directory: Path, context: int) -> None:
+    """Raises InputError where a model does not see `context` tokens at once, or the directory holds none."""
     config, _ = hf_weights.read_config(directory)
     if not 2 <= context <= config.max_position_embeddings:
         raise InputError(
             f"a context of {context} tokens: from 2 to max_position_embeddings of {directory}, {config.max_position_embeddings}"
         )
+
+
+def measure(
+    directory: Path, texts: dict[str, list[str]], *, context: int = CONTEXT, dtype=None, say: Callable[[str], None] = print
+) -> dict[str, float]:
+    """{name: bits per byte} of a Hugging Face directory for {name: documents}. context: tokens seen at once."""
+    check_context(directory, context)
+    config, _ = hf_weights.read_config(directory)
     tokenizer = tokenizers.load(directory)
     sequences, scored, owners = [], [], []
     for name, documents in texts.items():

@@ -18,11 +18,20 @@ from openko.errors import InputError
 from openko.evaluation import trees
 from openko.progress import Progress
 
+ENCODED = 512  # texts whose ids are made at once: what a tokenizer returns beside ids is many times their size
 MAX_GEN_TOKS = 256  # new tokens where a task says nothing, as in HFLM
 GENERATED_ROWS = 16  # prompts that are answered at once
 LOOK = 16  # tokens between two looks for a stop string
 LENGTH_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first that is there counts
 KNOWN = {*LENGTH_NAMES, "until", "do_sample", "temperature", "top_p"}
+# Fields of generation_config.json that transformers' generate obeys and openko.decoding does not have, with what changes nothing.
+ALWAYS = {
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1, "min_length": 0,
+    "min_new_tokens": 0, "bad_words_ids": [], "suppress_tokens": [], "begin_suppress_tokens": [], "sequence_bias": [],
+    "forced_bos_token_id": None, "forced_eos_token_id": None, "exponential_decay_length_penalty": None, "penalty_alpha": 0.0,
+    "guidance_scale": 1.0, "dola_layers": None, "watermarking_config": None,
+}  # fmt: skip
+DRAWING = {"min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}  # obeyed where tokens are drawn
 
 
 class OpenkoLM(TemplateLM):
@@ -32,7 +41,7 @@ class OpenkoLM(TemplateLM):
     "tensor", to cut the model over; by default over as few accelerators as hold it. seed: of what is drawn where a task asks for
     sampling. say: told how far the work is.
 
-    truncated: (task, question) of each prompt that was longer than the context and lost its beginning.
+    truncated: (task, question) of each prompt that was longer than the context and lost its beginning. drawn: tokens of all answers.
     """
 
     def __init__(self, directory: Path, *, dtype=None, mesh=None, seed: int = 0, say: Callable[[str], None] = print):
@@ -51,9 +60,11 @@ class OpenkoLM(TemplateLM):
                 f"{directory}: the tokenizer names neither bos_token nor eos_token (tokenizer_config.json), and a text without a context "
                 "has nothing to begin from: name the model's own"
             )
-        ends = (hf_weights.read_generation_config(self.directory) or {}).get("eos_token_id", carried.get("eos_token_id"))
+        self._generation = hf_weights.read_generation_config(self.directory) or {}
+        ends = self._generation.get("eos_token_id", carried.get("eos_token_id"))
         self._ends = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
         self.truncated: set[tuple[str, int | str]] = set()
+        self.drawn = 0
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -61,6 +72,11 @@ class OpenkoLM(TemplateLM):
         dtype = decoding.dtype_for(self.directory) if self._dtype is None else self._dtype
         mesh = decoding.mesh_for(self.config, dtype) if self._mesh is None else self._mesh
         return decoding.load(self.directory, dtype=dtype, mesh=mesh, say=self.say)
+
+    @property
+    def dtype(self) -> str:
+        """Of weights and activations, such as "float32"."""
+        return str(self.decoder.weights["lm_head"].dtype)
 
     @property
     def max_length(self) -> int:
@@ -82,14 +98,15 @@ class OpenkoLM(TemplateLM):
         return self._encode([string], add_special_tokens)[string]
 
     def _encode(self, strings: Sequence[str], add_special_tokens: bool | None = None) -> dict[str, list[int]]:
-        """{text: ids} for each different text, in one go, for that is several times as fast as one by one."""
+        """{text: ids} for each different text, many at once, for that is several times as fast as one by one."""
         begin = self.tokenizer.decode(self.prefix_token_id)
         found: dict[str, list[int]] = {}
         for has_begin in (False, True):
             texts = [s for s in dict.fromkeys(strings) if s.startswith(begin) == has_begin]
             add = not has_begin if add_special_tokens is None else add_special_tokens
-            if texts:
-                found |= zip(texts, self.tokenizer(texts, add_special_tokens=add, verbose=False)["input_ids"], strict=True)
+            for start in range(0, len(texts), ENCODED):
+                some = texts[start : start + ENCODED]
+                found |= zip(some, self.tokenizer(some, add_special_tokens=add, verbose=False)["input_ids"], strict=True)
         return found
 
     def _pairs(self, texts: list[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
@@ -182,26 +199,23 @@ class OpenkoLM(TemplateLM):
 
         Greedy unless a task asks for a temperature. A prompt that leaves no room for the answer loses its beginning.
         """
-        if self.eot_token_id is None and not self._ends:
-            raise InputError(
-                f"{self.directory}: no eos_token_id in generation_config.json or config.json, no eos_token in tokenizer_config.json: "
-                "nothing would end an answer, and this task asks for one"
-            )
         answers: list[str] = [""] * len(requests)
         groups: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             groups.setdefault(repr(sorted(request.args[1].items())), []).append(number)
-        progress, done = Progress(self.say), 0
+        ways = [(numbers, *self.settings(requests[numbers[0]].args[1])) for numbers in groups.values()]
+        progress, done, batch = Progress(self.say), 0, 0
         encoded = self._encode([request.args[0] for request in requests])
-        for numbers in groups.values():
-            until, how, room = self._how(requests[numbers[0]].args[1])
+        for numbers, until, how, room in ways:
             for number in numbers:
                 if len(encoded[requests[number].args[0]]) > room:
                     self.truncated.add((requests[number].task_name, requests[number].doc_id))
             numbers.sort(key=lambda number: (-len(encoded[requests[number].args[0]]), requests[number].args[0]))
             for start in range(0, len(numbers), GENERATED_ROWS):
                 some = numbers[start : start + GENERATED_ROWS]
-                texts = self._generate([encoded[requests[number].args[0]][-room:] for number in some], until, how)
+                # A seed for each batch: under one seed the rows of two batches, often the same prompt again, draw alike.
+                prompts = [encoded[requests[number].args[0]][-room:] for number in some]
+                texts, batch = self._generate(prompts, until, how | {"seed": self.seed + (batch << 16)}), batch + 1
                 for number, text in zip(some, texts, strict=True):
                     answers[number] = text
                     self.cache_hook.add_partial("generate_until", requests[number].args, text)
@@ -209,8 +223,17 @@ class OpenkoLM(TemplateLM):
                 progress(f"answers: {done:,} of {len(requests):,}", done / len(requests))
         return answers
 
-    def _how(self, asked: dict) -> tuple[list[str], dict, int]:
-        """(stop strings, settings for the decoder, tokens left for a prompt) of a task's generation_kwargs."""
+    def settings(self, asked: dict) -> tuple[list[str], dict, int]:
+        """(stop strings, settings for the decoder, tokens left for a prompt) of a task's generation_kwargs.
+
+        Raises InputError for what openko does not do: unknown settings, those of generation_config.json that transformers' generate
+        would obey, sampling without a temperature; for a model whose answers nothing would end; for one without room for an answer.
+        """
+        if self.eot_token_id is None and not self._ends:
+            raise InputError(
+                f"{self.directory}: no eos_token_id in generation_config.json or config.json, no eos_token in tokenizer_config.json: "
+                "nothing would end an answer, and this task asks for one"
+            )
         if unknown := sorted(set(asked) - KNOWN):
             raise InputError(f"generation_kwargs {', '.join(unknown)} of a task are not supported; {', '.join(sorted(KNOWN))} are")
         until = asked.get("until") or []
@@ -220,7 +243,17 @@ class OpenkoLM(TemplateLM):
         count = int(next((asked[name] for name in LENGTH_NAMES if asked.get(name) is not None), MAX_GEN_TOKS))
         temperature = 0.0 if asked.get("do_sample") is False else float(asked.get("temperature") or 0.0)
         if asked.get("do_sample") and not temperature:
-            temperature = 1.0
+            raise InputError(
+                f"generation_kwargs of a task have do_sample: true and temperature {asked.get('temperature')}: drawing needs a temperature "
+                "above 0, such as 1.0; answers without chance are do_sample: false"
+            )
+        for name, neutral in (ALWAYS | (DRAWING if temperature else {})).items():
+            value = self._generation.get(name)
+            if value not in (None, neutral) and value != {}:
+                raise InputError(
+                    f"{self.directory}/generation_config.json: {name} is {value!r}, which transformers' generate obeys and openko does not "
+                    "have: scores would not be the harness's; take the field out to ask without it"
+                )
         room = self.max_length - count
         if room < 1:
             raise InputError(
@@ -228,10 +261,13 @@ class OpenkoLM(TemplateLM):
                 "them and the prompt together: take a model with a longer context"
             )
         top_p = float(asked.get("top_p") or 1.0)
-        return until, {"temperature": temperature, "top_p": top_p, "max_new_tokens": count, "seed": self.seed}, room
+        return until, {"temperature": temperature, "top_p": top_p, "max_new_tokens": count}, room
 
     def _generate(self, prompts: list[list[int]], until: list[str], how: dict) -> list[str]:
-        ends = tuple({*self._ends, *(() if self.eot_token_id is None else (self.eot_token_id,))})
+        # A stop that is a special token never shows in the text, which is decoded without them.
+        special = {str(token): number for number, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        own = () if self.eot_token_id is None else (self.eot_token_id,)
+        ends = tuple({*self._ends, *own, *(special[stop] for stop in until if stop in special)})
         rows = 1 << (len(prompts) - 1).bit_length()  # 1, 2, 4, 8 or 16: the last batch is another, and few programs serve all
         filled = prompts + [prompts[-1]] * (rows - len(prompts))
         drawn, texts = [[] for _ in prompts], [""] * len(prompts)
@@ -246,6 +282,7 @@ class OpenkoLM(TemplateLM):
                     open_rows.discard(row)
             if not open_rows:
                 break
+        self.drawn += sum(map(len, drawn))
         for row, text in enumerate(texts):
             for stop in until:
                 text = text.split(stop)[0] if stop else text

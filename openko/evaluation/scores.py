@@ -2,6 +2,7 @@
 prompts did not fit, whether the training text held the questions."""
 
 import json
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import lm_eval
+import numpy as np
+from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.evaluator import evaluate
 from lm_eval.utils import handle_non_serializable, make_table
 
@@ -18,7 +21,7 @@ from openko.evaluation import tasks
 from openko.evaluation.contamination import Status, contamination
 from openko.evaluation.harness import OpenkoLM
 
-SEED = 1234  # of the few-shot examples, the harness's default
+SEED = DEFAULT_OTHER_SEED  # of the few-shot examples, the harness's default
 KEYS = ("results", "groups", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples")  # the harness's
 
 
@@ -32,9 +35,12 @@ def score(
     num_fewshot: examples in each prompt; by default the task's own number. limit: the first so many questions of each task.
     data_dir: as in `tasks.load`. corpus: a built corpus directory to look for the questions in. seed: of the choice of examples
     (of draws too, where a task samples). model: makes the model; its only argument beside `seed` and `say` is the directory.
+    apply_chat_template: each example is then a turn of its own, as by the harness's default. Python's and numpy's random states are
+    set as the harness sets them before it loads tasks, for some choose their questions by them.
 
-    "openko": {"model", "data", "seconds", "context", "truncated": {task: questions whose prompt lost its beginning},
-    "contamination": {task: Status as a dict, or null where no corpus was given}}.
+    "openko": {"model", "data", "dtype", "seconds", "context", "seed", "apply_chat_template", "fewshot_as_multiturn",
+    "truncated": {task: questions whose prompt lost its beginning}, "contamination": {task: Status as a dict, or null where no corpus
+    was given}}.
     """
     if limit is not None and limit < 1:
         raise InputError(f"--limit must be at least 1 question, found {limit}")
@@ -45,19 +51,27 @@ def score(
         lm = model(directory, seed=seed, say=say)
         if apply_chat_template and not tokenizers.chat_template(directory):
             raise InputError(f"{directory} has no chat template: take the directory of a chat model, or leave out --apply-chat-template")
+        random.seed(DEFAULT_RANDOM_SEED)
+        np.random.seed(DEFAULT_OTHER_SEED)
         loaded = tasks.load(names, data_dir=data_dir, num_fewshot=num_fewshot)
         _prepare(loaded["tasks"], num_fewshot, seed)
+        _check_answers(lm, loaded["tasks"])
         seen: dict[str, Status | None] = dict.fromkeys(loaded["tasks"])
         if corpus is not None:
             seen = dict(contamination(corpus, {name: tasks.texts(task) for name, task in loaded["tasks"].items()}, say=say))
         found = evaluate(
-            lm=lm, task_dict=loaded, limit=limit, log_samples=False, apply_chat_template=apply_chat_template, fewshot_as_multiturn=False
-        )
+            lm=lm, task_dict=loaded, limit=limit, log_samples=False, apply_chat_template=apply_chat_template,
+            fewshot_as_multiturn=apply_chat_template,
+        )  # fmt: skip
     results = {key: found[key] for key in KEYS if key in found} | {"lm_eval_version": lm_eval.__version__}
     results["openko"] = {
         "model": str(directory),
-        "data": "hub" if data_dir is None else "practice" if Path(data_dir) == tasks.PRACTICE else str(data_dir),
+        "data": "hub" if data_dir is None else tasks.PRACTICE_DATA if tasks.is_practice(data_dir) else str(data_dir),
+        "dtype": str(getattr(lm, "dtype", None)),
         "context": lm.max_length,
+        "seed": seed,
+        "apply_chat_template": apply_chat_template,
+        "fewshot_as_multiturn": apply_chat_template,
         "truncated": dict(Counter(task for task, _ in sorted(getattr(lm, "truncated", ())))),
         "contamination": {name: None if status is None else asdict(status) for name, status in seen.items()},
         "seconds": round(time.monotonic() - began, 1),
@@ -74,6 +88,16 @@ def _prepare(loaded: dict, num_fewshot: int | None, seed: int) -> None:
         task.set_fewshot_seed(seed=seed)
 
 
+def _check_answers(lm, loaded: dict) -> None:
+    """Refuse before anything is asked what would fail only after every log-likelihood."""
+    for name, task in loaded.items():
+        if isinstance(lm, OpenkoLM) and task.get_config("output_type") == "generate_until":
+            try:
+                lm.settings(dict(task.get_config("generation_kwargs") or {}))
+            except InputError as problem:
+                raise InputError(f"task {name}: {problem}") from None
+
+
 def report(results: dict) -> str:
     """The harness's own tables, a last column telling what is known of the questions in the training text, and what else to know."""
     texts = []
@@ -82,13 +106,16 @@ def report(results: dict) -> str:
             texts.append(_with_status(make_table(results, column), results))
     ours = results["openko"]
     notes = []
-    if ours["data"] == "practice":
+    if ours["data"] == tasks.PRACTICE_DATA:
         notes.append("These are openko's practice questions in the benchmarks' form, a handful for each task, and not the benchmarks.")
-    for task, count in ours["truncated"].items():
-        notes.append(
-            f"{task}: {count} of {results['n-samples'][task]['effective']} prompts were longer than the context of "
-            f"{ours['context']} tokens and lost their beginning."
-        )
+    groups = results.get("group_subtasks", {})
+    below = {member for members in groups.values() for member in members}
+    for name in (name for name in results["results"] if name not in below):
+        asked = set(_leaves(name, groups))
+        if count := sum(ours["truncated"].get(task, 0) for task in asked):
+            total = sum(results["n-samples"][task]["effective"] for task in asked)
+            longer = f"longer than the context of {ours['context']:,} tokens"
+            notes.append(f"{name}: {count:,} of {total:,} prompts were {longer} and lost their beginning.")
     if all(status is None for status in ours["contamination"].values()):
         notes.append("in training: not checked; --corpus DIR looks for the questions in the corpus a model was trained on.")
     return "\n\n".join([*texts, "\n".join(notes)]).rstrip()

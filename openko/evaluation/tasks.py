@@ -12,7 +12,6 @@ harness's: of a task's definition only dataset_path, dataset_name and dataset_kw
 
 import contextlib
 import difflib
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,35 +19,39 @@ from pathlib import Path
 from unittest import mock
 
 import lm_eval
+import lm_eval.api.task
 import pyarrow
 import pyarrow.parquet
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._factory import TaskFactory
 
 from openko.errors import InputError
+from openko.evaluation.forgetting import json_lines
 
 PRACTICE = Path(__file__).parent / "practice"
+PRACTICE_DATA = "practice"  # what results call it
 FAMILIES = ("haerae", "kmmlu", "kobest")  # folders of the harness that are indexed first: all of its 14,000 files take many seconds
 TEXT = "text"
+CELL = "text or number"  # of a table without types: "12" is a number there, and an empty cell is null
 YES_NO = (0, 1)
 
 
 @dataclass(frozen=True)
 class Form:
-    """What records of a data set look like. folder: in --data-dir. fields: {name: TEXT, or the values it may have}."""
+    """What records of a data set look like. folder: in --data-dir. fields: {name: TEXT, CELL, or the values it may have}."""
 
     folder: str
     fields: dict[str, object]
 
     def describe(self) -> str:
         return ", ".join(
-            f"{name} ({kind if kind == TEXT else ', '.join(map(str, kind[:-1])) + ' or ' + str(kind[-1])})"
+            f"{name} ({kind if isinstance(kind, str) else ', '.join(map(str, kind[:-1])) + ' or ' + str(kind[-1])})"
             for name, kind in self.fields.items()
         )
 
 
 HAERAE = Form("haerae", {"query": TEXT, "answer": ("(A)", "(B)", "(C)", "(D)", "(E)")})
-KMMLU = Form("kmmlu", {"question": TEXT, "A": TEXT, "B": TEXT, "C": TEXT, "D": TEXT, "answer": (1, 2, 3, 4)})
+KMMLU = Form("kmmlu", {"question": TEXT, "A": CELL, "B": CELL, "C": CELL, "D": CELL, "answer": (1, 2, 3, 4)})
 KOBEST = {
     "boolq": Form("kobest", {"paragraph": TEXT, "question": TEXT, "label": YES_NO}),
     "copa": Form(
@@ -80,8 +83,8 @@ def load(names: Sequence[str], *, data_dir: Path | None = None, num_fewshot: int
     manager = _manager(names)
     manager._factory = _Factory(None if data_dir is None else Path(data_dir))
     # kobest names a scorer on the hub that the harness would fetch and, for multiple choice, never call.
-    fetch = lm_eval_task().get_metric
-    with mock.patch.object(lm_eval_task(), "get_metric", lambda name, hub=False: None if hub else fetch(name)):
+    fetch = lm_eval.api.task.get_metric
+    with mock.patch.object(lm_eval.api.task, "get_metric", lambda name, hub=False: None if hub else fetch(name)):
         try:
             loaded = manager.load(list(dict.fromkeys(names)))
         except ValueError as problem:
@@ -93,10 +96,8 @@ def load(names: Sequence[str], *, data_dir: Path | None = None, num_fewshot: int
     return loaded
 
 
-def lm_eval_task():
-    import lm_eval.api.task
-
-    return lm_eval.api.task
+def is_practice(data_dir: Path) -> bool:
+    return Path(data_dir).resolve() == PRACTICE.resolve()
 
 
 def _manager(names: Sequence[str]) -> TaskManager:
@@ -134,22 +135,39 @@ class _Factory(TaskFactory):
                     f"task {entry.name}: --data-dir serves haerae, kmmlu, kmmlu_direct and kobest; this one's data ({path}) "
                     "come from the hub"
                 )
-            return super()._build_task(entry, (overrides or {}) | local_fields(self._data_dir, entry.name, config, form))
+            overrides = (overrides or {}) | local_fields(self._data_dir, entry.name, config, form)
         import datasets
 
         try:
             return super()._build_task(entry, overrides)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as problem:
+        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as problem:
             reason = str(problem).strip().split("\n")[0][:200]
+            if self._data_dir is not None:
+                where = self._data_dir / form.folder / str(name)
+                raise InputError(f"task {entry.name}: the files in {where} cannot be read together ({reason}): one type a field") from None
             way = "" if form is None else f", or lay files of its form into a folder and name that with --data-dir: {_wanted(config, form)}"
-            raise InputError(f"task {entry.name}: its data ({path}, {name}) could not be had ({reason}): check the network{way}") from None
+            raise InputError(f"task {entry.name}: its data ({path}, {name}) could not be had ({reason}): {_advice(problem)}{way}") from None
+
+
+def _advice(problem: Exception) -> str:
+    """What to do where a data set did not come, by why it did not."""
+    told, kinds = str(problem).lower(), {kind.__name__ for kind in type(problem).__mro__}
+    if "script" in told and isinstance(problem, RuntimeError | ValueError):
+        return "this version of datasets runs no loading script, so it cannot be had from the hub"
+    if "gated" in told or "GatedRepoError" in kinds or "401 client" in told or "403 client" in told:
+        return "ask for access on its page of the hub, and log in (hf auth login)"
+    if {"DatasetNotFoundError", "RepositoryNotFoundError"} & kinds or "doesn't exist on the hub" in told:
+        return "the hub has no data set of this name, or none that you may see"
+    if isinstance(problem, OSError):
+        return "check the network"
+    return "the data set is not what the harness expects"
 
 
 def local_fields(data_dir: Path, task: str, config: dict, form: Form) -> dict:
     """The three fields of a task's definition that name its data, for files under `data_dir`; the files are read and checked."""
     folder = data_dir / form.folder / (config.get("dataset_name") or "default")
     splits = {config.get(f"{part}_split") for part in ("training", "validation", "test", "fewshot")} - {None}
-    files = {split: found for split in sorted(splits) if (found := _file(folder, split)) is not None}
+    files = {split: found for split in sorted(splits) if (found := _file(task, folder, split)) is not None}
     for split in (config.get("test_split"), config.get("fewshot_split") or config.get("training_split") or config.get("test_split")):
         if split not in files:
             raise InputError(
@@ -169,8 +187,11 @@ def _wanted(config: dict, form: Form) -> str:
     return " and ".join(f"{folder}/{split}.jsonl" for split in dict.fromkeys(splits) if split) + f" with {form.describe()}"
 
 
-def _file(folder: Path, split: str) -> Path | None:
-    return next((path for path in (folder / f"{split}.jsonl", folder / f"{split}.parquet") if path.is_file()), None)
+def _file(task: str, folder: Path, split: str) -> Path | None:
+    found = [path for path in (folder / f"{split}.jsonl", folder / f"{split}.parquet") if path.is_file()]
+    if len(found) > 1:
+        raise InputError(f"task {task}: {found[0]} and {found[1].name} are both there: keep one of them")
+    return found[0] if found else None
 
 
 def records(path: Path) -> list[dict]:
@@ -178,7 +199,7 @@ def records(path: Path) -> list[dict]:
     try:
         if path.suffix == ".parquet":
             return pyarrow.parquet.read_table(path).to_pylist()
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return list(json_lines(path))
     except (ValueError, pyarrow.ArrowException) as problem:  # UnicodeDecodeError is a ValueError
         raise InputError(f"{path} cannot be read: {problem}") from None
 
@@ -194,7 +215,10 @@ def _check(path: Path, form: Form) -> None:
             if name not in row:
                 raise InputError(f"{path}, record {number}: no field {name!r}, found {', '.join(map(str, row))}; needed: {form.describe()}")
             value = row[name].strip() if isinstance(row[name], str) else row[name]  # copa's 원인 and 결과 come with blanks
-            good = isinstance(value, str) if kind == TEXT else value in kind and type(value) is type(kind[0])
+            if isinstance(kind, str):
+                good = isinstance(value, str) or (kind == CELL and type(value) in (int, float, type(None)))
+            else:
+                good = value in kind and type(value) is type(kind[0])
             if not good:
                 raise InputError(f"{path}, record {number}: {name} is {row[name]!r}; needed: {form.describe()}")
 
@@ -203,7 +227,14 @@ def _check_examples(name: str, task, num_fewshot: int | None) -> None:
     wanted = num_fewshot if num_fewshot is not None and task.get_config("num_fewshot") != 0 else task.get_config("num_fewshot") or 0
     if not wanted:
         return
-    same = (task.fewshot_cfg.split or task.config.training_split or task.config.test_split) == task.config.test_split
+    config = task.config
+    if task.fewshot_cfg.split is not None:
+        source = task.fewshot_cfg.split
+    elif task.fewshot_cfg.samples is not None:
+        source = None
+    else:
+        source = config.training_split or config.validation_split or config.test_split
+    same = source is not None and source == config.test_split
     have = len(list(task.fewshot_docs()))
     if have < wanted + same:  # a question is no example of itself
         raise InputError(f"task {name}: {have} questions to take {wanted} examples from{' besides the one asked' if same else ''}: too few")
@@ -233,7 +264,7 @@ def quiet() -> Iterator[None]:
 
     try:
         for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
+            logger.setLevel(logging.ERROR)
         datasets.disable_progress_bars()
         with mock.patch.object(tqdm.std.tqdm, "__init__", silent), contextlib.redirect_stdout(sys.stderr):
             yield

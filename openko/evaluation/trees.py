@@ -7,7 +7,8 @@ A token sees its own stem and nothing of its sister branches. Four answers to a 
     stem  [의 자 에]  branch [앉 는 다]  branch [쉰 다]        depth 0 1 2 | 3 4 5 | 3 4
 
 Rows are length-sorted into a few lengths, each with its own batch size, and a layer is compiled, not a model: each length costs
-three small programs. Logits exist at the scored positions alone, a chunk of them at a time.
+four small programs (embedding, angles, a layer, scores; the last once for each power of two of positions). Logits exist at the
+scored positions alone, a chunk of them at a time.
 """
 
 import functools
@@ -30,9 +31,11 @@ BATCH_TOKENS = {"cpu": 2048}  # of a batch, as many rows as hold them; elsewhere
 ACCELERATOR_TOKENS = 8192
 LONGEST_TREE = 4096  # tokens that a tree may grow to by taking branches in; one sequence may be longer
 BLOCK = 128  # query rows of attention at once, or an eighth of a long row: as fast as 64 rows on CPU, and half of the compiling
+SCORES = 2**28  # attention scores that exist at once, so that a row of a long context fits: 1 GiB of fp32
 CHUNK = 128  # scored positions whose logits exist at once
 WAYS = 8  # targets of one position; more than so many take the position several times
-COMPILING = 2048  # tokens of padding that are worth one row length less
+COMPILING = {"cpu": 2048}  # tokens of padding that are worth one row length less; elsewhere, where tokens are quicker and XLA is not:
+ACCELERATOR_COMPILING = 65_536
 
 
 @dataclass
@@ -125,11 +128,11 @@ def _common(a: np.ndarray, b: np.ndarray) -> int:
 
 
 def row_length(tokens: int) -> int:
-    """A tree's length rounded up: 64, 128, 192, 256, 320, 384, 512, 640, 768, 1024, …: at most a quarter more."""
+    """A tree's length rounded up: 64, 128, 192, 256, 320, …, 512, 640, 768, …: by at most 63, and from 257 on by a quarter."""
     step = 64
     while tokens > 8 * step:
         step *= 2
-    return -(-tokens // step) * step if tokens > 64 else 64
+    return -(-tokens // step) * step
 
 
 def lengths_for(sizes: Sequence[int], tokens: int) -> dict[int, list[int]]:
@@ -137,6 +140,7 @@ def lengths_for(sizes: Sequence[int], tokens: int) -> dict[int, list[int]]:
 
     A length that saves fewer tokens of padding than compiling its programs is worth gives its trees to the next longer one.
     """
+    worth = COMPILING.get(jax.default_backend(), ACCELERATOR_COMPILING)
     classes: dict[int, list[int]] = {}
     for number, size in enumerate(sizes):
         classes.setdefault(row_length(size), []).append(number)
@@ -151,7 +155,7 @@ def lengths_for(sizes: Sequence[int], tokens: int) -> dict[int, list[int]]:
 
     while len(classes) > 1:
         least, shorter, longer = min((loss(*pair), *pair) for pair in itertools.pairwise(sorted(classes)))
-        if least > COMPILING:
+        if least > worth:
             break
         classes[longer] += classes.pop(shorter)
     return {length: classes[length] for length in sorted(classes, reverse=True)}
@@ -287,15 +291,31 @@ def along_stems(
     q: Float[Array, "rows length heads head_dim"], k: Float[Array, "rows length kv_heads head_dim"],
     v: Float[Array, "rows length kv_heads head_dim"], end: Int[Array, "rows length"],
 ) -> Float[Array, "rows length heads head_dim"]:  # fmt: skip
-    """Attention of each token over its own stem and itself, in blocks of queries against the keys up to them."""
-    length = q.shape[1]
+    """Attention of each token over its own stem and itself, in blocks of queries against the keys up to them.
+
+    A block whose scores would be more than SCORES is gone through in equal parts, one after the other.
+    """
+    rows, length, heads, _ = q.shape
     block, slot, out = max(BLOCK, length // 8), jnp.arange(length), []
+    most = max(16, SCORES // (rows * heads * length))
     keys, values = jnp.transpose(k, (0, 2, 3, 1)), jnp.swapaxes(v, 1, 2)
+
+    def attend(queries, at, stop):
+        at = at[None, :, None]
+        mask = (slot[None, None, :stop] <= at) & (at < end[:, None, :stop])
+        return attention.cached(queries, keys[..., :stop], values[:, :, :stop], mask)
+
     for start in range(0, length, block):
         stop = min(start + block, length)
-        rows = slot[None, start:stop, None]
-        mask = (slot[None, None, :stop] <= rows) & (rows < end[:, None, :stop])
-        out.append(attention.cached(q[:, start:stop], keys[..., :stop], values[:, :, :stop], mask))
+        size = stop - start
+        while size > most and size % 2 == 0:
+            size //= 2
+        if size == stop - start:
+            out.append(attend(q[:, start:stop], slot[start:stop], stop))
+        else:
+            parts = jnp.moveaxis(q[:, start:stop].reshape(rows, -1, size, *q.shape[2:]), 1, 0)
+            done = jax.lax.map(lambda part, stop=stop: attend(*part, stop), (parts, slot[start:stop].reshape(-1, size)))
+            out.append(jnp.moveaxis(done, 0, 1).reshape(rows, stop - start, *q.shape[2:]))
     return jnp.concatenate(out, axis=1)
 
 

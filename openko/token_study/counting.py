@@ -1,12 +1,14 @@
 """Exact counts of what a tokenizer makes of documents: tokens, and the syllables and words that they cut.
 
-A batch of documents is one array of bytes. Where the tokens end in it follows from the lengths of their pieces, so nothing is
-done token by token in Python. A text whose pieces do not give its bytes again (something was normalised, or is unknown) goes
-through `Tokenizer.aligned`.
+A batch of documents is one array of bytes. Where the tokens end in it follows from the lengths of their pieces; for a tokenizer
+whose pieces always give the text (`Tokenizer.joins`) nothing is done token by token in Python. For others the pieces of each
+text are put together first, and a text that they do not give again (something was normalised, or is unknown) goes through
+`Tokenizer.aligned`.
 
 Units. Syllable: a precomposed Hangul syllable (U+AC00 to U+D7A3), or the conjoining jamo that make one, modern or archaic, as
 NFD text has them. Compatibility jamo (ㅋㅋ) are Hangul and no syllables. Eojeol: what stands between white space and has Hangul
-in it.
+in it. Its tokens are those that end in it, and a token that is one plain space directly before it: some tokenizers have the
+space in the word's first token, and others, where they do not know the word, by itself.
 """
 
 import re
@@ -113,9 +115,10 @@ class Counter:
         self._pieces = [p or b"" for p in pieces]
         # A token that stands for nothing certain makes its document longer than it can be, and so one to align.
         self._lengths = np.array([1 << 40 if p is None else len(p) for p in pieces], np.int64)
+        self._space = np.array([p == b" " for p in pieces], bool)
 
     def __call__(self, batch: Batch) -> np.ndarray:
-        """int64 [documents, 3]: tokens, syllables that no token holds whole, tokens that end in an eojeol."""
+        """int64 [documents, 3]: tokens, syllables that no token holds whole, tokens of eojeol."""
         arrays = list(self.tokenizer.encode_arrays(batch.texts))
         number = np.array([len(a) for a in arrays], np.int64)
         joined = self._joined(arrays, batch)
@@ -136,7 +139,9 @@ class Counter:
         owner = np.searchsorted(batch.starts, begin, "right") - 1
         broken = boundaries[end - 1] > boundaries[begin]
         last = ends - 1
-        inside = (last >= batch.starts[document]) & batch.solid[last.clip(0)] & batch.eojeol[batch.word[last.clip(0)]]
+        of_eojeol = batch.solid & batch.eojeol[batch.word]  # bool [bytes]
+        inside = (last >= batch.starts[document]) & of_eojeol[last.clip(0)]
+        inside |= self._space[ids] & of_eojeol[ends]
         size = len(arrays)
         return np.column_stack([number, np.bincount(owner[broken], minlength=size), np.bincount(document[inside], minlength=size)]).astype(
             np.int64
@@ -170,4 +175,5 @@ class Counter:
         loose = np.flatnonzero(np.cumsum(change)[:size] != 1)
         for places in (begin[held], end[held], loose, loose + 1):
             cut[start + places] = True
-        return start + np.where(held, end, np.maximum(end, begin + 1))  # some give a character's first bytes no width
+        # Some give a character's first bytes no width, and the first of several tokens that one character became.
+        return start + np.maximum(end, np.minimum(begin + 1, size))

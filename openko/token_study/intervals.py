@@ -3,13 +3,19 @@
 The draws are the same for all ratios, so two tokenizers are compared on the same documents (paired). Each domain is drawn from by
 itself, so in the whole each keeps the weight of its bytes, as nearly as its documents allow. Percentiles, 95%.
 
+Few documents make such an interval too narrow: it held the truth in 50% of trials with 2 documents, 75% with 3, 85% with 8
+and 90% with 13. Below `LEAST` none is given, and above it the number of documents belongs beside it.
+
 What is drawn are documents, or runs of documents side by side where there are many: `Units` holds 4,096 to 8,191 runs then,
 so its memory and time have a bound, and neighbours that are alike do not make an interval too narrow.
 """
 
+import zlib
+
 import numpy as np
 
 MOST = 8192  # units of one domain
+LEAST = 8  # units with text, for an interval
 DRAWS = 2000
 SEED = 20240520
 LEVEL = 0.95
@@ -54,14 +60,16 @@ def drawn_sums(rows: np.ndarray, draws: int, random: np.random.Generator) -> np.
     return sums
 
 
+def generator(seed: int, name: str) -> np.random.Generator:
+    """Random numbers of one domain, by its name, so that its intervals do not depend on the domains beside it."""
+    return np.random.default_rng([seed, zlib.crc32(name.encode("utf-8", "surrogatepass"))])
+
+
 def interval(above: np.ndarray, below: np.ndarray) -> list[float] | None:
-    """The middle 95% of above / below; None where nothing stands below in some draw, or where all draws are equal (one document).
+    """The middle 95% of above / below; None where nothing stands below in some draw.
 
     above, below: float64 [draws].
     """
     if not below.all() or not len(below):
         return None
-    ratios = above / below
-    if np.ptp(ratios) == 0 and np.ptp(below) == 0 and np.ptp(above) == 0:
-        return None
-    return [float(x) for x in np.quantile(ratios, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])]
+    return [float(x) for x in np.quantile(above / below, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])]

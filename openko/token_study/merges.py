@@ -25,7 +25,7 @@ HANGUL = re.compile("[가-힣ㄱ-ㆎ\u1100-\u11ff\ua960-\ua97c\ud7b0-\ud7fb]")
 
 
 def learn(base: Llama3Tokenizer, texts: Iterable[str], most: int, *, say: Callable[[str], None] = lambda line: None) -> list[bytes]:
-    """Up to `most` pieces, in the order in which they were merged; fewer where no pair comes twice any more.
+    """Up to `most` pieces, in the order in which they were merged, none of them the base's own; fewer where no pair comes twice any more.
 
     Holds the words of the texts in memory, one entry for each different one.
     """
@@ -40,7 +40,9 @@ def learn(base: Llama3Tokenizer, texts: Iterable[str], most: int, *, say: Callab
     backend.train_from_iterator((text for word, text in written.items() for _ in range(words[word])), trainer)
     pieces, merges = base.pieces, json.loads(backend.to_str())["model"]["merges"]
     joined = (b"".join(pieces[ord(c) - FIRST] for c in left + right) for left, right in merges)
-    return list(dict.fromkeys(joined))  # one text may be merged out of two different pairs
+    # Some of Llama-3's pieces are never reached by its own merges, and these lead to them: no pieces to add.
+    known = set(pieces)
+    return list(dict.fromkeys(piece for piece in joined if piece not in known))  # one text may be merged out of two different pairs
 
 
 def _korean_words(texts: Iterable[str], progress: Progress) -> collections.Counter:
@@ -62,8 +64,11 @@ def curve(
     Rows {"added", "vocab_size", "tokens", "bytes_per_token", "ratio"}; ratio: tokens to those of `base` itself. The last row
     has all pieces that could be learned, if these are fewer than the largest of `numbers`.
 
-    InputError: a text that is in both parts; no Korean pair to merge; nothing held out; a base other than Llama-3's form.
+    InputError: a text that is in both parts; no Korean pair to merge; nothing held out; no number above 0; a base other than
+    Llama-3's form.
     """
+    if min(numbers, default=0) < 0 or max(numbers, default=0) < 1:
+        raise InputError(f"numbers {numbers} ask for no added piece: give counts from 0 on, one above 0 at least, such as {NUMBERS[:3]}")
     if not isinstance(base, Llama3Tokenizer):
         raise InputError(f"merges are added to a tokenizer of tiktoken's form, and {base.name} is none: take llama-3")
     train, size = list(train), sum(len(text.encode()) for text in held_out)

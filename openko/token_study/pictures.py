@@ -1,5 +1,7 @@
 """A study's numbers as figures, for `openko.figures.save`."""
 
+from openko.token_study.study import parts_of
+
 LABELS = {
     "bytes_per_token": ("토큰당 바이트: 클수록 싸다", "Bytes per token: more is cheaper", "토큰당 바이트", "bytes per token"),
     "syllables_per_token": ("토큰당 음절", "Syllables per token", "토큰당 음절", "syllables per token"),
@@ -12,8 +14,7 @@ LABELS = {
 def bars(study: dict, measure: str = "bytes_per_token") -> dict:
     """One measure by domain and tokenizer, with its intervals; domains where it is not defined are left out."""
     korean, english, y_korean, y_english = LABELS[measure]
-    parts = study["domains"] | ({"all": study["all"]} if len(study["domains"]) > 1 else {})
-    cells = {name: {d: part["tokenizers"][name][measure] for d, part in parts.items()} for name in study["tokenizers"]}
+    cells = {name: {d: part["tokenizers"][name][measure] for d, part in parts_of(study).items()} for name in study["tokenizers"]}
     cells = {name: {d: cell for d, cell in row.items() if cell["value"] is not None} for name, row in cells.items()}
     against = f" ÷ {study['baseline']}" if measure == "tokens_ratio" else ""
     return {

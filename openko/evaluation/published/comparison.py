@@ -90,9 +90,15 @@ def against(name: str, results: dict) -> list[Comparison]:
     """Every row of the card called `name` beside ours, in the card's order, and then what only we measured.
 
     results: what lm_eval.simple_evaluate returns, or its file read: results, versions, n-shot, n-samples, group_subtasks.
-    Raises InputError where there is no such card or it has no table, and for results of another form.
+    Raises InputError where there is no such card or it has no table, for results of another form, and for scores on openko's
+    practice questions, which are not the benchmarks.
     """
     _check(results, "the results")
+    if _asked(results).get("data") == "practice":
+        raise InputError(
+            "these results are scores on openko's own practice questions, and the card has scores on the benchmarks: there is nothing to "
+            "compare; measure with the benchmarks' questions (the hub's, or --data-dir)"
+        )
     ours, groups = _measured(results), _groups(results)
     rows = {(row.task, row.metric, row.filter or NO_FILTER): row for row in card(name).table.rows}
     members = _members(card(name).table.rows)
@@ -111,6 +117,12 @@ def against(name: str, results: dict) -> list[Comparison]:
     for key in (key for key in ours if key not in rows):
         compared.append(_compared(key, ours[key], None, rows, members, results, groups, [_unpublished(key, rows)]))
     return compared
+
+
+def _asked(results: dict) -> dict:
+    """What openko says of its own run; nothing where the harness ran alone."""
+    ours = results.get("openko")
+    return ours if isinstance(ours, dict) else {}
 
 
 def _measured(results: dict) -> dict[tuple, tuple]:
@@ -207,6 +219,13 @@ def _unlike(row: Row, members: Iterable[str], rows: dict, results: dict, groups:
     shots = _shots(row.task, members, results)
     if row.n_shot is not None and shots and not all(_same(shot, row.n_shot) for shot in shots):
         notes.append(f"{' and '.join(map(str, shots))} shots here, {row.n_shot} on the card")
+    if _asked(results).get("apply_chat_template"):
+        notes.append("asked through a chat template")
+    asked = groups.get(row.task) or members or [row.task]
+    truncated = _asked(results).get("truncated") or {}
+    if lost := sum(truncated.get(task, 0) for task in asked):
+        of = _questions(row.task, results, {row.task: asked} if members else {})
+        notes.append(f"{lost:,} {'' if of is None else f'of {of:,} '}prompts lost their beginning")
     ours, theirs = set(groups.get(row.task, members)), set(members)
     if members and ours - theirs:
         notes.append(f"{len(ours - theirs)} tasks of our group are not in the card's")
@@ -300,9 +319,10 @@ def _compared(
     spread = None if error is None or published_error is None else math.hypot(error, float(published_error))
     if difference is not None and asked is not None and asked < (whole or 0):
         notes.append(f"{asked:,} of {whole:,} questions here")
-    elif difference is not None and asked is not None and allowed is not None and not allowed[0] <= asked <= allowed[1]:
+    there_are = whole or asked
+    if difference is not None and there_are is not None and allowed is not None and not allowed[0] <= there_are <= allowed[1]:
         there = f"{allowed[0]:,}" if allowed[0] == allowed[1] else f"{allowed[0]:,} to {allowed[1]:,}"
-        notes.append(f"{asked:,} questions here, {there} on the card")
+        notes.append(f"{there_are:,} questions here, {there} on the card")
     if difference is not None and not spread:
         missing = {"here": not error, "on the card": not float(published_error or 0)}
         notes.append(f"no standard error {' nor '.join(side for side, it_is in missing.items() if it_is)}")
