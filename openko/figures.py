@@ -6,7 +6,7 @@ kept beside the picture, so that every figure can be redrawn and every number re
     {"kind": "lines" | "bars" | "road" | "tokens", "title": [ko, en], "x": [ko, en], "y": [ko, en], "series": {name: …}}
 
 lines: series {name: {"x": [...], "y": [...]}}, optional "log": "x".  bars: series {name: {label: value}}, optional
-"intervals": {name: {label: [low, high]}}.
+"intervals": {name: {label: [low, high]}}, of some or all.
 road: series {name: [x, y]} in order, joined by "arrows": [[from, to], …].
 tokens: in place of series "sentences": [{"text", "tokenizers": {name: [[begin, end, cut], …]}}], begin and end in bytes of UTF-8, cut
 where a token begins or ends inside a character; "x" and "y" are empty.
@@ -14,6 +14,7 @@ where a token begins or ends inside a character; "x" and "y" are empty.
 
 import itertools
 import json
+import math
 import unicodedata
 from pathlib import Path
 
@@ -108,9 +109,10 @@ def _bars(axes, data: dict) -> None:
     for i, (name, values) in enumerate(data["series"].items()):
         places = [x + (i - (len(data["series"]) - 1) / 2) * width for x in range(len(labels))]
         heights = [values[label] for label in labels]
+        known = data.get("intervals", {}).get(name, {})
         reach = None
-        if name in data.get("intervals", {}):  # matplotlib wants distances from the bar's end
-            reach = [[abs(data["intervals"][name][label][side] - values[label]) for label in labels] for side in (0, 1)]
+        if known:  # matplotlib wants distances from the bar's end, and draws none for what is not a number
+            reach = [[abs(known[label][side] - values[label]) if label in known else math.nan for label in labels] for side in (0, 1)]
         bars = axes.bar(places, heights, width, yerr=reach, capsize=3, color=COLOURS[i % len(COLOURS)], label=name)
         axes.bar_label(bars, fmt="{:,.4g}", fontsize=8)
     axes.set_xticks(range(len(labels)), labels)

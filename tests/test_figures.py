@@ -64,6 +64,14 @@ def test_figures_drawn_again_from_their_json_have_the_same_bytes(tmp_path, packa
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
+def test_what_has_no_interval_is_drawn_without_one(packages):
+    data = FIGURES["bars-intervals"]
+    some = data | {"intervals": {"a": {"영어 English": [0.0, 0.1]}}}
+    segments = figures.draw(some, figures.hangul_font(packages)).axes[0].collections[0].get_segments()
+    drawn = [tuple(np.round(s[:, 1], 6)) for s in segments if len(s) and not np.isnan(s).any()]
+    assert drawn == [(0.0, 0.1)]
+
+
 def test_intervals_reach_from_low_to_high(packages):
     data = FIGURES["bars-intervals"]
     axes = figures.draw(data, figures.hangul_font(packages)).axes[0]

@@ -21,7 +21,7 @@ def bars(study: dict, measure: str = "bytes_per_token") -> dict:
         "kind": "bars", "title": [korean, english], "x": ["영역", "domain"], "y": [y_korean + against, y_english + against],
         "series": {name: {d: cell["value"] for d, cell in row.items()} for name, row in cells.items()},
         "intervals": {
-            name: {d: cell["interval"] or [cell["value"]] * 2 for d, cell in row.items()} for name, row in cells.items()
+            name: {d: cell["interval"] for d, cell in row.items() if cell["interval"] is not None} for name, row in cells.items()
         },
     }  # fmt: skip
 
