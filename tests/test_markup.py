@@ -120,12 +120,12 @@ def test_sections_with_more_brackets_than_any_article_are_stripped_by_expression
 )  # fmt: skip
 def test_no_text_takes_long(unit):
     text = unit * (200_000 // len(unit))
-    start = time.perf_counter()
+    start = time.process_time()  # of this process alone: other work on the machine does not count
     plain(text)
-    assert time.perf_counter() - start < 4, unit  # the parser alone takes minutes for {{a| and half a minute for *
+    assert time.process_time() - start < 12, unit  # the parser alone takes minutes for {{a| and half a minute for *
 
 
 def test_templates_in_templates_end():
-    start = time.perf_counter()
+    start = time.process_time()  # of this process alone: other work on the machine does not count
     plain("{{a|" * 50_000 + "}}" * 50_000)
-    assert time.perf_counter() - start < 4
+    assert time.process_time() - start < 12
