@@ -359,6 +359,6 @@ def test_cleaning_a_cleaned_text_changes_nothing():
 )  # fmt: skip
 def test_time_is_linear_in_whatever_comes(unit):
     text = unit * (1_000_000 // len(unit))
-    start = time.perf_counter()
+    start = time.process_time()  # of this process alone: other work on the machine does not count
     clean(text, ALL)
-    assert time.perf_counter() - start < 5, unit  # the slowest was measured at 1 s; with a square in it, minutes
+    assert time.process_time() - start < 10, unit  # the slowest was measured at 1 s; with a square in it, minutes
