@@ -354,22 +354,23 @@ def load(directory: Path, *, shardings=None, rope: Rope | None = None) -> tuple[
 
 def check_tensors(tensors: Tensors, config: LlamaConfig) -> list[str]:
     """Every tensor there, none unknown, each of the shape that config.json implies. The names, in the order of the model."""
-    expected = {name: shape for _, name, shape in _each(config)}
-    for name, shape in expected.items():
+    names = []
+    for _, name, shape in _each(config):  # the first that is missing ends it, however many layers config.json claims
+        names.append(name)
         if name not in tensors.info:
             raise InputError(f"{tensors.directory}: tensor {name} is missing; config.json asks for {shape}")
         found = tensors.info[name]
         if found.shape != shape:
             raise InputError(f"{found.file}: tensor {name} has shape {found.shape}, but config.json makes it {shape}")
     # Old Llama exports carry the inverse frequencies, which readers compute from θ; tied ones may repeat the embedding.
-    extra = {n for n in tensors.info if n not in expected and not re.fullmatch(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", n)}
+    extra = {n for n in set(tensors.info) - set(names) if not re.fullmatch(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq", n)}
     if extra == {"lm_head.weight"} and config.tie_word_embeddings:
         if _equal(tensors.info["lm_head.weight"], tensors.info["model.embed_tokens.weight"]):
-            return list(expected)
+            return names
         raise InputError(f"{tensors.directory}: lm_head.weight differs from the embedding, but tie_word_embeddings is true")
     if extra:
         raise InputError(f"{tensors.directory}: unknown tensor {', '.join(sorted(extra)[:5])}: this is not a plain Llama")
-    return list(expected)
+    return names
 
 
 def _equal(one: TensorInfo, other: TensorInfo) -> bool:

@@ -7,12 +7,13 @@ temporary directory.
 """
 
 import ast
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -196,8 +197,7 @@ def build(
     recipe = json.loads(json.dumps(recipe))  # tuples become lists, as they will when read back
     partial = directory.with_name(directory.name + ".partial")
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(directory.parent / f".{directory.name}.lock", timeout=0):
+        with _held(directory):
             if (directory / NAME).is_file():
                 try:
                     existing = read(directory)
@@ -238,6 +238,22 @@ def build(
         raise
 
 
+@contextlib.contextmanager
+def _held(directory: Path) -> Iterator[None]:
+    """The right to write a directory. Its lock, and folders made for nothing, are gone afterwards."""
+    lock = directory.parent / f".{directory.name}.lock"
+    new = [path for path in directory.parents if not path.exists()]
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(lock, timeout=0):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)  # while it is held: nobody else has it
+            for path in new:
+                with contextlib.suppress(OSError):  # not empty: it was made for something
+                    path.rmdir()
+
+
 def _check_place(directory: Path, inputs: dict[str, Path]) -> None:
     """Only what openko made, or an empty directory, may be replaced, and never one of the inputs."""
     for path in (directory, *directory.parents):
@@ -246,8 +262,8 @@ def _check_place(directory: Path, inputs: dict[str, Path]) -> None:
     if directory.is_dir() and any(directory.iterdir()) and not (directory / NAME).is_file():
         raise InputError(f"{directory} is not empty and has no {NAME}, so it is not openko's: choose another place, or delete it yourself")
     for name, path in inputs.items():
-        if directory.resolve() == Path(path).resolve():
-            raise InputError(f"{directory} is also the input {name!r}, which would be replaced: choose another place")
+        if Path(path).resolve().is_relative_to(directory.resolve()):
+            raise InputError(f"{directory} is or holds the input {name!r}, which would be replaced: choose another place")
 
 
 def _to_disk(paths: list[Path]) -> None:

@@ -6,6 +6,7 @@ forms, told apart by what is in it: tokenizer.json, tiktoken's lines, or a Sente
 """
 
 import base64
+import datetime
 import hashlib
 import importlib.util
 import json
@@ -135,8 +136,9 @@ class Tokenizer:
         """Chat messages ({"role", "content"}) through the directory's own template."""
         if not self.chat_template:
             raise InputError(f"tokenizer {self.name} has no chat template: take the directory of a chat model, or prompt it as plain text")
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = _refuse  # what templates call for turns that they do not know
+        # As transformers offers it to templates: `break`, the date, and what they call for turns that they do not know.
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+        environment.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: datetime.datetime.now().strftime(form)}
         try:
             template = environment.from_string(self.chat_template)
             return template.render(messages=messages, add_generation_prompt=add_generation_prompt, bos_token=BEGIN, eos_token=END)

@@ -4,10 +4,12 @@ import functools
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
-from conftest import lively_parameters, small_config
+import pytest
+from conftest import small_config
 
-from openko import hf_weights, manifest, tokenizers
+from openko import hf_weights, llama, manifest, tokenizers
 
 # Not Meta's text: only the heading by which a licence is known, and bytes that a careless copy would change.
 LICENCE = b"META LLAMA 3 COMMUNITY LICENSE AGREEMENT\r\n\r\nstand-in for a test \xe2\x80\x9cAgreement\xe2\x80\x9d\r\n \t\n\n"
@@ -16,10 +18,12 @@ CONTEXT = 64  # too short for RoPE to be diagnosed, which takes a minute and on 
 KOREAN = "안녕하세요. 무엇을 도와드릴까요? 대한민국의 수도는 서울입니다. Hello, how can I help you today? " * 3
 
 
-@functools.cache
-def drawn(config):
-    """Parameters of a shape, drawn once: jax compiles for each."""
-    return lively_parameters(config)
+@pytest.fixture(scope="module", autouse=True)
+def code_known_once():
+    """The code is the same in all tests: look at it once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest, "code_fingerprint", functools.cache(manifest.code_fingerprint))
+        yield
 
 
 def quiet(line: str) -> None:
@@ -34,7 +38,9 @@ def write_model(
     trained = tokenizers.train([KOREAN], 300, "test", specials=16)
     config = small_config(vocab_size=vocab, num_hidden_layers=2, max_position_embeddings=CONTEXT)
     ids = {"bos_token_id": trained[tokenizers.BEGIN], "eos_token_id": [trained[end] for end in ends]}
-    hf_weights.save(directory, config, drawn(config), carried=ids, dtype=dtype, shard_bytes=shard_bytes)
+    draw = np.random.default_rng(0)  # not jax's, which compiles for each shape
+    parameters = jax.tree.map(lambda x: draw.normal(0, 0.1, x.shape), llama.abstract(config))
+    hf_weights.save(directory, config, parameters, carried=ids, dtype=dtype, shard_bytes=shard_bytes)
     trained.save(directory)
     return directory
 
@@ -77,6 +83,16 @@ def edit_json(path: Path, change) -> None:
     content = json.loads(path.read_text(encoding="utf-8"))
     change(content)
     path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def add_token(directory: Path, *, special: bool) -> None:
+    """One token more in tokenizer.json than there were."""
+
+    def change(content):
+        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": special}
+        content["added_tokens"].append({"id": 300, "content": "<|new|>"} | flags)
+
+    edit_json(directory / "tokenizer.json", change)
 
 
 def overwrite(directory: Path, name: str, numbers: np.ndarray) -> None:

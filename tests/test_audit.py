@@ -1,8 +1,8 @@
 """openko.release.auditing: a sound directory passes, and each way to break one is found by the check that is meant for it."""
 
-import functools
 import json
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from release_directories import edit_json, overwrite, quiet
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
-from openko import hf_weights, manifest, tokenizers
+from openko import hf_weights, tokenizers
 from openko.cli import release as commands
 from openko.errors import InputError
 from openko.release import auditing, licences, lineage, making, weights
@@ -25,13 +25,7 @@ NAMES = (
 )  # fmt: skip
 NORM, EMBEDDING, Q = "model.norm.weight", "model.embed_tokens.weight", "model.layers.1.self_attn.q_proj.weight"
 
-
-@pytest.fixture(scope="module", autouse=True)
-def code_known_once():
-    """The code is the same in all tests: look at it once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(manifest, "code_fingerprint", functools.cache(manifest.code_fingerprint))
-        yield
+code_known_once = directories.code_known_once
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +83,17 @@ def cut_off(directory):
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def without_format(directory):
-    tensors = {}
-    for path in hf_weights.weight_files(directory):
-        tensors |= load_file(path)
-        path.unlink()
-    (directory / hf_weights.INDEX).unlink()
-    save_file(tensors, directory / "model.safetensors")
+def metadata(content):
+    """Other words in the head of a file of weights."""
+
+    def change(directory):
+        path = hf_weights.weight_files(directory)[0]
+        data = path.read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        head = json.dumps(json.loads(data[8 : 8 + length]) | {"__metadata__": content}).encode()
+        path.write_bytes(len(head).to_bytes(8, "little") + head + data[8 + length :])
+
+    return change
 
 
 def config(change):
@@ -122,13 +120,8 @@ def second_weights(directory):
     save_file({"x": np.zeros(1, np.float32)}, directory / "model.safetensors", metadata={"format": "pt"})
 
 
-def more_tokens(directory):
-    def change(content):
-        content["added_tokens"].append({
-            "id": 300, "content": "<|new|>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True,
-        })  # fmt: skip
-
-    edit_json(directory / "tokenizer.json", change)
+def tokenizer_config(**fields):
+    return lambda directory: edit_json(directory / "tokenizer_config.json", lambda content: content.update(fields))
 
 
 def lose_korean(directory):
@@ -165,8 +158,13 @@ def another_name(directory):
 BROKEN = {
     "loadable: a file of weights is cut off": cut_off,
     "loadable: a file of weights is missing": lambda d: hf_weights.weight_files(d)[0].unlink(),
-    "loadable: no format in the metadata": without_format,
+    "loadable: no format in the metadata": metadata({}),
+    "loadable: a format that transformers 4 does not know": metadata({"format": "np"}),
+    "loadable: metadata that safetensors does not take": metadata({"format": 5}),
     "loadable: no architectures": config(lambda fields: fields.pop("architectures")),
+    "loadable: a model without a head": config(lambda fields: fields.update(architectures=["LlamaModel"])),
+    "loadable: more layers than memory holds names of": config(lambda fields: fields.update(num_hidden_layers=10**9)),
+    "loadable: a config.json of endless depth": lambda d: (d / "config.json").write_text('{"a":' * 100_000),
     "loadable: quantised": config(lambda fields: fields.update(quantization_config={"bits": 4})),
     "rope: θ for new readers alone": config(for_new_readers_only),
     "rope: no θ": config(lambda fields: (for_new_readers_only(fields), fields.pop("rope_parameters"))),
@@ -181,16 +179,25 @@ BROKEN = {
     "tensors: another shape": lambda d: rewrite_weights(d, lambda t: t.update({NORM: t[NORM][:-1]})),
     "tensors: the index says another file": move_in_index,
     "tensors: other weights beside the index": second_weights,
-    "tokenizer: more tokens than the embedding has rows": more_tokens,
+    "tokenizer: more tokens than the embedding has rows": lambda d: directories.add_token(d, special=True),
+    "tokenizer: one more that is not special": lambda d: directories.add_token(d, special=False),
+    "tokenizer: one more in tokenizer_config.json": tokenizer_config(added_tokens_decoder={"300": {"content": "<|new|>", "special": True}}),
+    "tokenizer: no JSON in tokenizer_config.json": lambda d: (d / "tokenizer_config.json").write_text("{ not json"),
+    "tokenizer: a class that nobody has": tokenizer_config(tokenizer_class="NoTokenizer"),
+    "tokenizer: a class that transformers 5 alone has": tokenizer_config(tokenizer_class="TokenizersBackend"),
+    "tokenizer: extra tokens as transformers 5 alone reads them": tokenizer_config(extra_special_tokens=["<|eot_id|>"]),
     "tokenizer: Korean comes back decomposed": lose_korean,
     "special_tokens: another begin": config(lambda fields: fields.update(bos_token_id=286)),
     "special_tokens: an end that is a word": config(lambda fields: fields.update(eos_token_id=[65])),
     "template: another form": template("{% for m in messages %}[INST] {{ m['content'] }} [/INST]{% endfor %}"),
     "template: an error in it": template("{% for m in messages %}{{ m['content'] }}"),
+    "template: another error in it": template("{{ 1 / 0 }}"),
+    "template: another one for old readers": tokenizer_config(chat_template="{{ messages[0]['content'] }}"),
     "template: none": template(""),
     "generation: does not end a turn": generation(lambda fields: fields.update(eos_token_id=285)),
     "generation: temperature without sampling": generation(lambda fields: fields.update(temperature=0.6)),
     "generation: none": lambda d: (d / "generation_config.json").unlink(),
+    "generation: endless depth": lambda d: (d / "generation_config.json").write_text("[" * 100_000),
     "licence: no licence": lambda d: (d / "LICENSE").unlink(),
     "licence: one byte of it changed": lambda d: (d / "LICENSE").write_bytes(directories.LICENCE.replace(b"\r\n", b"\n", 1)),
     "licence: no use policy": lambda d: (d / "USE_POLICY.md").unlink(),
@@ -201,6 +208,7 @@ BROKEN = {
     "card: no parent named": front_matter("base_model:\n- meta-llama/Meta-Llama-3-8B\n", ""),
     "card: no YAML": front_matter("language:\n- ko", "language: [ko"),
     "card: no front matter": front_matter("---\n", ""),
+    "card: a day that there is not": front_matter("language:\n", "date: 2024-13-45\nlanguage:\n"),
 }  # fmt: skip
 
 
@@ -229,6 +237,37 @@ def test_without_a_tokenizer_the_weights_are_still_judged(sound):
     found = judged(sound)
     assert {name for name, check in found.items() if check["status"] == FAIL} == {"tokenizer"}
     assert {name for name, check in found.items() if check["status"] == PASS} >= {"loadable", "dtype", "finite", "tensors", "template"}
+
+
+def test_a_word_that_tokenizer_config_alone_adds_is_found_where_the_embedding_has_a_row_for_it(tmp_path):
+    foreign = directories.write_model(tmp_path / "somebody", vocab=320)
+    directories.write_card(foreign)
+    assert failing(foreign) == set()
+    tokenizer_config(added_tokens_decoder={"300": {"content": "점심", "special": False}})(foreign)
+    assert failing(foreign) == {"tokenizer"} and "transformers makes other ids" in judged(foreign)["tokenizer"]["reason"]
+
+
+def test_a_list_of_templates_without_templates_does_not_hide_licence_and_card(sound):
+    template("")(sound)
+    tokenizer_config(chat_template=[{"name": "default"}])(sound)
+    assert failing(sound) == {"tokenizer", "template"}
+
+
+def test_a_file_of_weights_without_tensors_lacks_tensors_and_no_dtype(sound):
+    rewrite_weights(sound, dict.clear)
+    assert failing(sound) == {"tensors"} and judged(sound)["dtype"]["reason"] == "there are no tensors"
+
+
+def test_two_directories_of_one_content_are_judged_in_the_same_words(sound, tmp_path, monkeypatch):
+    for path in hf_weights.weight_files(sound):
+        path.unlink()
+    (sound / hf_weights.INDEX).unlink()
+    (tmp_path / "a").mkdir()
+    for name, content in directories.everything_in(sound).items():
+        (tmp_path / "a" / name).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    assert judged(sound) == judged(Path("a"))
+    assert auditing._without_place("meta-llama/Meta-Llama-3-8B and a/LICENSE", "a") == "meta-llama/Meta-Llama-3-8B and LICENSE"
 
 
 def test_several_faults_do_not_hide_each_other(sound):
@@ -269,6 +308,22 @@ def test_metas_tokenizer_without_any_licence_is_noticed(tmp_path, monkeypatch):
     assert failing(foreign) == {"licence"}
 
 
+def test_another_architecture_is_told_so_and_its_rope_is_not_judged(tmp_path):
+    foreign = directories.write_model(tmp_path / "gpt")
+    directories.write_card(foreign)
+    config(lambda fields: (for_new_readers_only(fields), fields.pop("rope_parameters"), fields.update(model_type="gpt2")))(foreign)
+    found = judged(foreign)
+    assert failing(foreign) == {"loadable"} and "model_type is 'gpt2'" in found["loadable"]["reason"]
+    assert found["rope"]["status"] == SKIPPED and "gpt2" in found["rope"]["reason"]
+
+
+def test_metas_own_directory_owes_nothing_to_itself(tmp_path):
+    llama = directories.write_llama(tmp_path / "models--meta-llama--Meta-Llama-3-8B" / "snapshots" / "1")
+    directories.write_card(llama, license="llama3")
+    answer = audit(llama, say=quiet)
+    assert answer["passed"] and answer["checks"]["licence"]["status"] == SKIPPED
+
+
 def test_a_base_model_needs_no_template_and_only_the_end_of_text(tmp_path):
     base = directories.write_model(tmp_path / "base", ends=(tokenizers.END,))
     edit_json(base / "tokenizer_config.json", lambda fields: fields.pop("chat_template"))
@@ -287,9 +342,19 @@ def test_a_system_turn_of_the_templates_own_is_llama_3s_form_still(sound):
     assert check["status"] == PASS and "of the template's own" in check["reason"]
 
 
-def test_what_is_no_directory_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    "words", ["{{ strftime_now('%Y')[:0] }}", "{% generation %}{% endgeneration %}", "{% for x in [1] %}{% break %}{% endfor %}"]
+)
+def test_a_template_may_use_what_transformers_adds_to_jinja(sound, words):
+    template(words + tokenizers.CHAT_TEMPLATE)(sound)
+    assert judged(sound)["template"]["status"] == PASS
+
+
+def test_what_is_no_directory_is_refused_and_so_is_a_text_that_is_not_there(released, tmp_path):
     with pytest.raises(InputError, match="not a directory"):
         audit(tmp_path / "nothing", say=quiet)
+    with pytest.raises(InputError, match=r"nothing.txt cannot be read"):
+        audit(released, text=tmp_path / "nothing.txt", say=quiet)
 
 
 # ── RoPE and memory ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -417,3 +417,26 @@ def test_write_json_replaces_the_file_as_a_whole(tmp_path):
     manifest.write_json(path, {"말": 2})
     assert json.loads(path.read_text(encoding="utf-8")) == {"말": 2}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_was_refused_leaves_neither_lock_nor_folders(tmp_path):
+    def refuse(partial):
+        partial.joinpath(manifest.MARK).unlink()
+        partial.rmdir()
+        raise InputError("no")
+
+    with pytest.raises(InputError, match="no"):
+        manifest.build(tmp_path / "a" / "b", kind="k", recipe={}, inputs={}, module="openko.errors", make=refuse)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_holds_an_input_is_not_replaced(tmp_path):
+    def make(partial):
+        (partial / "x").write_text("x")
+
+    out = tmp_path / "out"
+    manifest.build(out, kind="k", recipe={}, inputs={}, module="openko.errors", make=make)
+    manifest.build(out / "inner", kind="k", recipe={}, inputs={}, module="openko.errors", make=make)
+    with pytest.raises(InputError, match="is or holds the input 'inner'"):
+        manifest.build(out, kind="k", recipe={"n": 2}, inputs={"inner": out / "inner"}, module="openko.errors", make=make)
+    assert (out / "inner" / "x").is_file()

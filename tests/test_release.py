@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -29,13 +30,7 @@ from openko.release import auditing, hub, licences, lineage, making, weights
 
 NAME, AUTHOR = "Llama-3-Ko-test", "홍길동"
 
-
-@pytest.fixture(scope="module", autouse=True)
-def code_known_once():
-    """The code is the same in all tests: look at it once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(manifest, "code_fingerprint", functools.cache(manifest.code_fingerprint))
-        yield
+code_known_once = directories.code_known_once
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +124,17 @@ def test_the_template_stands_where_old_and_new_readers_look(places, tmp_path):
     for out in (places.out, tmp_path / NAME):
         settings = json.loads((out / "tokenizer_config.json").read_text(encoding="utf-8"))
         assert settings["chat_template"] == (out / "chat_template.jinja").read_text(encoding="utf-8") == tokenizers.CHAT_TEMPLATE
+
+
+def test_what_transformers_5_writes_of_a_tokenizer_is_released_in_words_of_both_generations(places, tmp_path):
+    model = shutil.copytree(places.child, tmp_path / "model")
+    (model / "manifest.json").unlink()
+    new = {"tokenizer_class": "TokenizersBackend", "extra_special_tokens": [tokenizers.TURN_END]}
+    edit_json(model / "tokenizer_config.json", lambda fields: fields.update(new))
+    release(model, tmp_path / NAME, parent=str(places.llama))
+    settings = json.loads((tmp_path / NAME / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast" and "extra_special_tokens" not in settings
+    assert settings["additional_special_tokens"] == [tokenizers.TURN_END]
 
 
 def test_merges_are_written_as_the_oldest_readers_know_them_and_mean_the_same(places):
@@ -290,6 +296,24 @@ def test_benchmarks_are_those_of_the_results_and_say_when_they_are_partial(place
     assert ("not comparable with published scores" in card_of(tmp_path / NAME)) == (limit is not None)
 
 
+def test_groups_stand_above_their_members_and_versions_read_as_the_harness_prints_them(places, tmp_path):
+    """As lm_eval 0.4.13 writes its file: groups last and apart, no blanks in the aliases, versions as fractions."""
+    scores = {name: {"alias": name, "acc,none": 0.5} for name in ("kobest_boolq", "haerae_history", "haerae_words", "haerae")}
+    content = {
+        "results": scores, "group_subtasks": {"haerae": ["haerae_history", "haerae_words"], "a_tag": ["kobest_boolq"]},
+        "versions": {"haerae": "1.0", "haerae_history": 1.0, "haerae_words": 2.1, "kobest_boolq": 1.0},
+    }  # fmt: skip
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    release(places.child, tmp_path / NAME, results=tmp_path / "results.json")
+    rows = [(row.task, row.depth, row.version) for row in published.parse(card_of(tmp_path / NAME)).rows]
+    assert rows == [("kobest_boolq", 0, "1"), ("haerae", 0, "1"), ("haerae_history", 1, "1"), ("haerae_words", 1, "2.1")]
+
+
+def test_a_bar_in_the_authors_name_does_not_end_a_cell_of_the_card(places, tmp_path):
+    release(places.fresh, tmp_path / "tiny", name="tiny", licence="mit", author="A | B")
+    assert "| Author | A &#124; B |\n" in card_of(tmp_path / "tiny")
+
+
 def test_the_card_says_what_the_questions_were_and_whether_they_were_seen(places, tmp_path):
     status = {"questions": 50, "looked_for": 40, "found": 3, "documents": 2}
     ours = {"model": str(places.fresh), "data": "practice", "contamination": {"kobest_boolq": status, "haerae_history": None}}
@@ -361,6 +385,24 @@ def small_embedding(places, tmp_path):
     return directories.write_model(tmp_path / "small", vocab=290)
 
 
+def one_word_more(places, tmp_path):
+    model = directories.write_model(tmp_path / "larger")
+    directories.add_token(model, special=False)
+    return model
+
+
+def another_form_of_tokenizer(places, tmp_path):
+    model = no_tokenizer(places, tmp_path)
+    (model / tokenizers.MODEL_FILE).write_bytes(b"\n")
+    return model
+
+
+def of_another_llama(places, tmp_path):
+    llama = shutil.copytree(places.llama, tmp_path / "Llama-3.1-8B")
+    (llama / "LICENSE").write_bytes(LICENCE.replace(b"META LLAMA 3 ", b"LLAMA 3.1 "))
+    return directories.write_trained(tmp_path / "child", start=llama)
+
+
 def without_theta(places, tmp_path):
     model = directories.write_model(tmp_path / "lost")
     edit_json(model / "config.json", lambda fields: (fields.pop("rope_theta"), fields.pop("rope_parameters")))
@@ -406,16 +448,22 @@ REFUSED = {
     "a name that breaks the licence": (child, {"name": "Open-Ko-8B"}, "begin with 'Llama 3' or 'Llama-3'"),
     "a name that claims a parent": (fresh, {"name": "Llama-3-tiny", "licence": "mit"}, "no Llama parent"),
     "no name": (child, {"name": " "}, "is no name"),
+    "a name that would break the card's tables": (child, {"name": "Llama-3|x"}, "is no name"),
+    "a name with a blank at its end": (child, {"name": "Llama-3 "}, "is no name"),
+    "a repository that the Hub would not take": (child, {"repository": "me/Llama-3 x"}, "--repo 'me/Llama-3 x'"),
     "a repository whose name breaks it": (child, {"repository": "me/open-ko"}, "begin with"),
+    "an author of two lines": (child, {"author": "A\nB"}, "on one line"),
     "no author": (child, {"author": ""}, "lacks fields: --author"),
     "no licence for an exempt model": (fresh, {"name": "tiny", "author": ""}, "lacks fields: --author.*; --licence"),
     "Llama's licence for an exempt model": (fresh, {"name": "tiny", "licence": "llama3"}, "no Llama parent"),
+    "Llama's licence in capitals for one": (fresh, {"name": "tiny", "licence": "Llama3"}, "no Llama parent"),
     "another licence than Llama's": (child, {"licence": "mit"}, "is under its licence, llama3"),
     "no name of the parent": (of_a_llama_of_another_name, {}, "lacks fields: --base-model"),
-    "no name of the Hub's kind": (child, {"base_model": "llama"}, "--base-model llama: write OWNER/NAME"),
+    "no name of the Hub's kind": (child, {"base_model": "llama"}, "--base-model 'llama': write OWNER/NAME"),
     "an unknown parent": (foreign, {}, "is not known .*--parent"),
     "a parent that has changed": (of_a_changed_parent, {}, "has changed since it was used"),
     "no parent, against the manifests": (child, {"parent": "none"}, "carries a Llama licence"),
+    "another parent than the manifests'": (of_another_llama, {"parent": "Llama 3"}, "which is under that of Llama 3.1: leave it out"),
     "a parent that is not there": (child, {"parent": "nowhere"}, "parent nowhere does not exist"),
     "a parent without licence": (of_llama_without("LICENSE"), {"parent": None}, "is not known|LICENSE"),
     "a parent without use policy": (of_llama_without("USE_POLICY.md"), {}, "has no USE_POLICY.md.*meta-llama/Meta-Llama-3-8B"),
@@ -424,6 +472,9 @@ REFUSED = {
     "half of the weights": (half_of_the_weights, {"parent": "none"}, "is missing: download it again"),
     "no tokenizer": (no_tokenizer, {"parent": "none"}, "tokenizer.json does not exist"),
     "a tokenizer larger than the embedding": (small_embedding, {"parent": "none"}, "ids up to 299, but the embedding has 290 rows"),
+    "one word that the embedding has no row for": (one_word_more, {"parent": "none"}, "ids up to 300, but the embedding has 300 rows"),
+    "a tokenizer in another form": (another_form_of_tokenizer, {"parent": "none"}, "tokenizer.json does not exist.*saves this one"),
+    "a text that is not there": (child, {"text": Path("nowhere.txt")}, "nowhere.txt cannot be read"),
     "no θ": (without_theta, {"parent": "none"}, "rope_theta is missing"),
 }  # fmt: skip
 
@@ -432,6 +483,8 @@ REFUSED = {
 def test_bad_input_is_refused_with_the_reason_and_nothing_is_written(places, tmp_path, case):
     make, how, message = REFUSED[case]
     model, out = make(places, tmp_path), tmp_path / "somewhere" / "out"
+    if how.get("parent") == "Llama 3":
+        how = how | {"parent": str(places.llama)}
     with pytest.raises(InputError, match=message):
         release(model, out, **how)
     assert not out.parent.exists()
@@ -449,8 +502,8 @@ def test_a_model_that_fails_its_audit_is_not_released(places, tmp_path):
     model = directories.write_model(tmp_path / "model")
     overwrite(model, "model.norm.weight", np.array([np.nan]))
     with pytest.raises(InputError, match="does not pass its audit, and nothing was written: finite: NaN or infinite: 1 of"):
-        release(model, tmp_path / "out", parent=str(places.llama))
-    assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
+        release(model, tmp_path / "somewhere" / "out", parent=str(places.llama))
+    assert not (tmp_path / "somewhere").exists()  # not even its lock
 
 
 def test_a_release_that_was_there_outlives_a_refused_one(places, tmp_path):
@@ -562,6 +615,24 @@ def test_a_directory_that_fails_its_audit_is_not_sent(tmp_path, stand_in):
 def test_a_repository_of_a_wrong_name_is_refused(places, stand_in, repository, message):
     with pytest.raises(InputError, match=message):
         hub.push(places.out, repository, say=quiet)
+    assert stand_in.asked == []
+
+
+def test_a_foreign_directory_goes_with_a_manifest_of_somebody_elses_and_without_its_folders(tmp_path):
+    model = directories.write_model(tmp_path / "model")
+    directories.write_card(model)
+    (model / "manifest.json").write_text('{"name": "of a web page"}')
+    (model / "original").mkdir()
+    said = []
+    assert "original" not in hub.push(model, "me/model", dry_run=True, say=said.append)["files"]
+    assert "folders stay here: original" in said
+
+
+def test_metas_own_model_is_not_passed_on_as_it_lies_there(tmp_path, stand_in):
+    llama = directories.write_llama(tmp_path / "Meta-Llama-3-8B")
+    directories.write_card(llama, license="llama3")
+    with pytest.raises(InputError, match="is Meta's own model"):
+        hub.push(llama, "me/Llama-3-8B", say=quiet)
     assert stand_in.asked == []
 
 

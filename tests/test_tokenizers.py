@@ -216,6 +216,11 @@ def test_a_chat_template_that_cannot_be_rendered_is_refused(tiny, template):
         broken.encode_chat(CHATS["user"])
 
 
+def test_a_template_may_break_out_of_a_loop_and_ask_for_the_date(tiny):
+    template = "{{ strftime_now('%Y')[:2] }}{% for m in messages %}{{ m.content }}{% break %}{% endfor %}"
+    assert tokenizers.HFTokenizer(tiny.backend, "dated", template).chat_text([{"role": "user", "content": c} for c in "가나"]) == "20가"
+
+
 def test_a_base_model_without_chat_template_is_told_so(tiny, tmp_path):
     tiny.save(tmp_path)
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())

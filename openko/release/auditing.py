@@ -18,7 +18,7 @@ from openko.errors import InputError
 from openko.profiles import LlamaConfig
 from openko.release import configs, licences, lineage, weights
 from openko.release.licences import Terms
-from openko.rope_lab import diagnosis, directory, faults
+from openko.rope_lab import diagnosis, directory, faults, windows
 from openko.tokenizers import BEGIN, END, HEADER, TURN_END
 
 PASS, FAIL, SKIPPED = "pass", "fail", "skipped"
@@ -37,6 +37,7 @@ CHAT = [
     {"role": "assistant", "content": "서울입니다."},
     {"role": "user", "content": "고마워요!"},
 ]
+LAYERS = 10_000  # more than any Llama has: so many tensors are not looked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class Directory:
 
     @cached_property
     def raw(self) -> dict:
-        return hf_weights.read_json(self.path)
+        return _read("config.json", lambda: hf_weights.read_json(self.path))
 
     @cached_property
     def config(self) -> LlamaConfig:
@@ -70,6 +71,8 @@ class Directory:
         try:
             config = hf_weights.config_from_hf(fields, where=where, rope=directory.PLACEHOLDER)[0]
             hf_weights.tensor_shapes(config)
+            if config.num_hidden_layers > LAYERS:
+                raise InputError(f"{where}: num_hidden_layers is {config.num_hidden_layers:,}, which no Llama has")
         except (TypeError, ValueError, ZeroDivisionError) as problem:
             raise InputError(f"{where}: a field has a value of a kind that it should not have ({problem})") from None
         return config
@@ -79,8 +82,24 @@ class Directory:
         return weights.stored(self.path)
 
     @cached_property
+    def config_of_readers(self):
+        """config.json as transformers reads it."""
+        import transformers
+
+        load = transformers.AutoConfig.from_pretrained
+        return _read("config.json, by transformers,", lambda: load(self.path, local_files_only=True, trust_remote_code=False))
+
+    @cached_property
     def tokenizer(self) -> tokenizers.Tokenizer:
-        return tokenizers.load(self.path)
+        return _read("the tokenizer", lambda: tokenizers.load(self.path))
+
+    @cached_property
+    def tokenizer_of_readers(self):
+        """The tokenizer as transformers loads it: from more files than tokenizer.json."""
+        import transformers
+
+        load = transformers.AutoTokenizer.from_pretrained
+        return _read("the tokenizer, by transformers,", lambda: load(self.path, local_files_only=True, trust_remote_code=False))
 
     @cached_property
     def tokenizer_settings(self) -> dict:
@@ -89,11 +108,11 @@ class Directory:
 
     @cached_property
     def template(self) -> str:
-        return tokenizers.chat_template(self.path)
+        return _read("the chat template", lambda: tokenizers.chat_template(self.path))
 
     @cached_property
     def generation(self) -> dict | None:
-        return hf_weights.read_generation_config(self.path)
+        return _read("generation_config.json", lambda: hf_weights.read_generation_config(self.path))
 
     @cached_property
     def provenance(self) -> dict:
@@ -112,13 +131,21 @@ class Directory:
         found = re.match(r"---\n(.*?)\n---(\n|$)", text, re.DOTALL)
         if not found:
             raise InputError(f"{CARD} does not begin with front matter between two lines of ---: the Hub would know nothing of the model")
-        try:
-            fields = yaml.safe_load(found[1])
-        except yaml.YAMLError as problem:
-            raise InputError(f"the front matter of {CARD} is not YAML: {' '.join(str(problem).split())}") from None
+        fields = _read(f"the front matter of {CARD}", lambda: yaml.safe_load(found[1]))
         if not isinstance(fields, dict):
             raise InputError(f"the front matter of {CARD} holds a {type(fields).__name__}, not fields")
         return fields
+
+    @property
+    def parents(self) -> list[str]:
+        """The card's base_model: one name, or a list of them."""
+        said = self.front_matter.get("base_model") or []
+        return [str(parent) for parent in (said if isinstance(said, list) else [said])]
+
+    @property
+    def is_metas(self) -> bool:
+        """Whether this is Meta's own model, by the place in the Hub's cache or the name of the directory."""
+        return not self.provenance and (lineage.hub_name(self.path) or "").startswith("meta-llama/")
 
     @property
     def name(self) -> str:
@@ -137,16 +164,23 @@ def audit(path: Path, *, text: Path | None = None, say: Callable[[str], None] = 
     """{"passed": bool, "checks": {name: {"status", "reason"}}} of any Hugging Face directory of a Llama.
 
     passed: no check failed. The checks are those of CHECKS, in its order. text: UTF-8 text in the model's language for the
-    diagnosis of RoPE, in place of the built-in Korean and English. A directory that does not exist is refused.
+    diagnosis of RoPE, in place of the built-in Korean and English. A directory that does not exist is refused, and so is a text.
     """
     if not Path(path).is_dir():
         raise InputError(f"{path} is not a directory: give the directory of a Hugging Face model")
+    if text is not None:
+        windows.read_text(text)
     seen, found = Directory(Path(path), text, say), {}
     for name, check in CHECKS.items():
         answer = asdict(_answer(check, seen))
-        # Which directory it is, everybody knows; without its place two audits of one content are equal.
-        found[name] = answer | {"reason": answer["reason"].replace(f"{path}/", "").replace(f"{path}: ", "")}
+        found[name] = answer | {"reason": _without_place(answer["reason"], str(Path(path)))}
     return {"passed": all(check["status"] != FAIL for check in found.values()), "checks": found}
+
+
+def _without_place(reason: str, place: str) -> str:
+    """Which directory it is, everybody knows; without its place two audits of one content are equal."""
+    inside = re.sub(rf"(?<![\w./-]){re.escape(place)}(/|: )", "", reason)
+    return re.sub(rf"(?<![\w./-]){re.escape(place)}(?= has )", "the directory", inside)
 
 
 def _answer(check: Callable[[Directory], str], seen: Directory) -> Check:
@@ -156,7 +190,7 @@ def _answer(check: Callable[[Directory], str], seen: Directory) -> Check:
         return Check(status=SKIPPED, reason=str(why))
     except InputError as fault:
         return Check(status=FAIL, reason=str(fault))
-    except (ValueError, TypeError, KeyError, AttributeError, OSError) as problem:  # JSON of unexpected kinds: other people's
+    except Exception as problem:  # other people's files hold whatever they hold, and the other checks are still to be answered
         return Check(status=FAIL, reason=f"it cannot be checked ({type(problem).__name__}: {problem})")
 
 
@@ -166,14 +200,19 @@ def _answer(check: Callable[[Directory], str], seen: Directory) -> Check:
 def loadable(seen: Directory) -> str:
     """Configuration and files are whole and of a kind that readers load; no forward pass (that is the RoPE diagnosis)."""
     config = seen.config
-    if not seen.raw.get("architectures"):
-        raise InputError("config.json names no architectures: vLLM and others do not know which model it is")
+    if "LlamaForCausalLM" not in (seen.raw.get("architectures") or []):
+        raise InputError(
+            f"config.json names as architectures {seen.raw.get('architectures')}, not LlamaForCausalLM: vLLM and others do not know which "
+            "model it is"
+        )
     files = hf_weights.weight_files(seen.path)
     stored = seen.stored
     lacking = weights.without_format(seen.path)
     if lacking:
-        raise InputError(f"{', '.join(lacking)}: no format in the metadata, without which transformers 4 refuses to load")
-    _load_with_transformers(seen.path)
+        raise InputError(f"{', '.join(lacking)}: no format in the metadata that transformers 4 knows, and it refuses to load")
+    found = seen.config_of_readers
+    if found.model_type != "llama":
+        raise InputError(f"transformers takes it for a model of type {found.model_type}, not llama")
     if seen.raw.get("quantization_config"):
         raise InputError("config.json has a quantization_config: these are not a Llama's plain weights")
     unknown = sorted(set(seen.raw) - hf_weights.OURS - hf_weights.ROPE - hf_weights.CARRIED - set(hf_weights.FIXED))
@@ -181,20 +220,11 @@ def loadable(seen: Directory) -> str:
     return f"{config.num_hidden_layers} layers, {len(stored)} tensors in {len(files)} file{'s' * (len(files) > 1)}, all of them whole{note}"
 
 
-def _load_with_transformers(path: Path) -> None:
-    import transformers
-
-    try:
-        found = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
-    except Exception as problem:  # it raises whatever its many parts raise
-        raise InputError(f"transformers {transformers.__version__} cannot read config.json: {' '.join(str(problem).split())}") from None
-    if found.model_type != "llama":
-        raise InputError(f"transformers takes it for a model of type {found.model_type}, not llama")
-
-
 def rope(seen: Directory) -> str:
     """First what needs no evidence, then the diagnosis of weights and text."""
     raw = _or_skip(lambda: seen.raw)
+    if raw.get("model_type") != "llama":
+        raise Skipped(f"config.json says model_type {raw.get('model_type')}: the diagnosis knows the RoPE of Llamas alone")
     written = directory.written(raw, str(seen.path / "config.json"))
     if written.new_theta is None:
         raise InputError(f"{faults.NO_THETA}: config.json gives no θ, and readers take 10,000 without a word")
@@ -205,6 +235,7 @@ def rope(seen: Directory) -> str:
             f"config.json says two things: readers before transformers 5 find θ {written.old_theta:g} with scaling {written.old_scaling}, "
             f"later ones {written.new_theta:g} with {written.new_scaling}"
         )
+    _or_skip(lambda: (seen.config, seen.tokenizer))
     answer = _or_skip(lambda: diagnosis.diagnose(seen.path, text=seen.text, say=seen.say))
     estimate, notes = answer["theta"], "; ".join(answer["notes"])
     low, high = (f"{side:,.0f}" if side else "no bound" for side in (estimate["low"], estimate["high"]))
@@ -218,6 +249,8 @@ def rope(seen: Directory) -> str:
 
 def dtype(seen: Directory) -> str:
     stored = {name: tensor for name, tensor in _or_skip(lambda: seen.stored).items() if not name.endswith(weights.BUFFER)}
+    if not stored:
+        raise Skipped("there are no tensors")
     counts: dict[str, list[str]] = {}
     for name, tensor in stored.items():
         counts.setdefault(tensor.dtype, []).append(name)
@@ -286,7 +319,7 @@ def _named(what: str, names: list[str]) -> str:
 def _index_problems(path: Path, stored: dict[str, weights.Stored]) -> list[str]:
     index, used = path / hf_weights.INDEX, {tensor.file.name for tensor in stored.values()}
     stray = sorted(file.name for file in path.glob("*.safetensors") if file.name not in used)
-    problems = [f"{', '.join(stray)}: no part of the model as its index tells it"] if stray else []
+    problems = [f"{', '.join(stray)}: no part of the model{' as its index tells it' * index.is_file()}"] if stray else []
     if index.is_file():
         told = _json(index)["weight_map"]
         wrong = [name for name in told if name not in stored or stored[name].file.name != told[name]]
@@ -299,16 +332,37 @@ def _index_problems(path: Path, stored: dict[str, weights.Stored]) -> list[str]:
 
 
 def tokenizer(seen: Directory) -> str:
-    loaded = seen.tokenizer
-    rows = _rows(seen)
+    loaded, rows, readers = seen.tokenizer, _rows(seen), _tokenizer_of_readers(seen)
     if rows is not None:
-        configs.check_vocabulary(seen.path, loaded, rows)
+        largest = configs.largest_id(loaded)
+        configs.check_vocabulary(seen.path, max(largest, *readers.get_vocab().values()) if readers else largest, rows)
     for text in ROUND_TRIP:
-        back = loaded.decode(loaded.encode(text))
-        if back != text:
-            raise InputError(f"{text!r} comes back as {back!r}")
+        ids = loaded.encode(text)
+        if loaded.decode(ids) != text:
+            raise InputError(f"{text!r} comes back as {loaded.decode(ids)!r}")
+        if readers and readers.encode(text, add_special_tokens=False) != ids:
+            raise InputError(f"of {text!r} transformers makes other ids than the tokenizer's own file: tokenizer_config.json bends it")
     fits = "" if rows is None else f", fit the {rows:,} rows of the embedding"
     return f"{loaded.vocab_size:,} tokens{fits}, and Korean comes back as it went in"
+
+
+def _tokenizer_of_readers(seen: Directory):
+    """As transformers loads it, refused where transformers 4 would not; None where that hangs on a config.json that cannot be read."""
+    import transformers
+
+    try:
+        _ = seen.config_of_readers
+    except InputError:
+        return None
+    loaded, settings = seen.tokenizer_of_readers, seen.tokenizer_settings
+    if configs.for_old_readers(settings) != settings:
+        raise InputError(
+            "tokenizer_config.json has tokenizer_class TokenizersBackend or a list of extra_special_tokens, as transformers 5 writes "
+            "them: readers before it stop there; `openko release` writes what both read"
+        )
+    if settings.get("tokenizer_class") and not hasattr(transformers, settings["tokenizer_class"]):
+        raise InputError(f"tokenizer_config.json: transformers has no tokenizer_class {settings['tokenizer_class']}")
+    return loaded
 
 
 def _rows(seen: Directory) -> int | None:
@@ -337,7 +391,7 @@ def special_tokens(seen: Directory) -> str:
         for where, fields in (("config.json", raw), ("generation_config.json", generation))
         if _ids(fields.get("bos_token_id"))
     }
-    if "config.json" not in begins:
+    if "config.json" not in begins and (begins or _content(settings.get("bos_token")) is not None or HEADER in loaded.special):
         raise InputError("config.json names no bos_token_id")
     if _content(settings.get("bos_token")) is not None:
         begins["tokenizer_config.json"] = loaded.special.get(_content(settings["bos_token"]))
@@ -357,9 +411,8 @@ def special_tokens(seen: Directory) -> str:
         raise InputError(
             f"tokenizer_config.json ends on {ending}, id {loaded.special.get(ending)}; config.json on {sorted(ends['config.json'])}"
         )
-    return (
-        f"begin {names[begins['config.json']]}, end {', '.join(names[number] for number in sorted(ends['config.json']))}, everywhere alike"
-    )
+    begin = names[begins["config.json"]] if begins else "with no token"
+    return f"begin {begin}, end {', '.join(names[number] for number in sorted(ends['config.json']))}, everywhere alike"
 
 
 def template(seen: Directory) -> str:
@@ -368,6 +421,12 @@ def template(seen: Directory) -> str:
         if _ends_turns(seen):
             raise InputError(f"there is no chat template, though generation ends on {TURN_END} as a chat model's does")
         raise Skipped("there is no chat template, as in a base model's directory")
+    for_old = _or_skip(lambda: seen.tokenizer_settings).get("chat_template")
+    if isinstance(for_old, str) and for_old.strip() != seen.template.strip():
+        raise InputError(
+            "there are two chat templates: readers before transformers 4.47 take that of tokenizer_config.json, later ones another one in "
+            "chat_template.jinja"
+        )
     if not _is_llama_3(seen):
         raise Skipped("the vocabulary is not Llama-3's, so its form of a chat is another")
     rendered, wanted = (_render(text) for text in (seen.template, tokenizers.CHAT_TEMPLATE))
@@ -382,9 +441,14 @@ def template(seen: Directory) -> str:
 
 
 def _render(text: str) -> str:
-    renderer = tokenizers.Tokenizer()
-    renderer.name, renderer.chat_template = "of this directory", text
-    return renderer.chat_text(CHAT)
+    """By transformers, whose templates may use more than Jinja's own words; it wants a tokenizer for that, and any will do."""
+    import tokenizers as hf
+    import transformers
+
+    anyone = transformers.PreTrainedTokenizerFast(tokenizer_object=hf.Tokenizer(hf.models.BPE()), bos_token=BEGIN, eos_token=END)
+    return _read(
+        "the chat template", lambda: anyone.apply_chat_template(CHAT, chat_template=text, tokenize=False, add_generation_prompt=True)
+    )
 
 
 def _is_llama_3(seen: Directory) -> bool:
@@ -437,6 +501,8 @@ def licence(seen: Directory) -> str:
             raise Skipped("nothing in this directory says that it descends from Llama, and nothing that it does not")
         licences.check_name_of_exempt(seen.name)
         return f"no Llama parent, {seen.provenance['descent'].get('how')}: the Llama licences ask nothing of it"
+    if seen.is_metas:
+        raise Skipped(f"it is Meta's own model, by its name {lineage.hub_name(seen.path)}: the duties are of those who pass it on")
     missing = []
     found = licences.licence_file(seen.path)
     if found is None or licences.llama_version(found) is None:
@@ -490,9 +556,8 @@ def _version_of_card(seen: Directory) -> str | None:
     for said in (str(card.get("license")), str(card.get("license_name"))):
         if found := re.fullmatch(r"llama-?(\d(?:\.\d)?)", said.lower()):
             return found[1]
-    parents = card.get("base_model") or []
-    for parent in [parents] if isinstance(parents, str) else parents:
-        if found := re.search(r"meta-llama/(?:Meta-)?Llama-(\d(?:\.\d)?)-", str(parent)):
+    for parent in seen.parents:
+        if found := re.search(r"meta-llama/(?:Meta-)?Llama-(\d(?:\.\d)?)-", parent):
             return found[1]
     return None
 
@@ -516,8 +581,7 @@ def card(seen: Directory) -> str:
         raise InputError(f"the front matter of {CARD} names no license")
     if said == "other" and not fields.get("license_name"):
         raise InputError(f"the front matter of {CARD} says license: other, without license_name and license_link")
-    descends = terms_of(seen) is not None
-    if descends and not fields.get("base_model"):
+    if terms_of(seen) is not None and not seen.is_metas and not seen.parents:
         raise InputError(f"the front matter of {CARD} names no base_model, though the model descends from Llama")
     named = [name for name in ("language", "base_model", "library_name", "pipeline_tag") if fields.get(name)]
     return f"license {fields.get('license_name') or said}{'; it names ' + ', '.join(named) if named else ''}"
@@ -535,6 +599,16 @@ CHECKS: dict[str, Callable[[Directory], str]] = {
     "loadable": loadable, "rope": rope, "dtype": dtype, "finite": finite, "tensors": tensors, "tokenizer": tokenizer,
     "special_tokens": special_tokens, "template": template, "generation": generation, "licence": licence, "card": card,
 }  # fmt: skip
+
+
+def _read(what: str, find: Callable):
+    """Whatever other people's files make a reader raise, as the one error that names them."""
+    try:
+        return find()
+    except InputError:
+        raise
+    except Exception as problem:
+        raise InputError(f"{what} cannot be read ({type(problem).__name__}: {' '.join(str(problem).split())})") from None
 
 
 def _or_skip(find: Callable):
@@ -555,10 +629,7 @@ def _content(token) -> str | None:
 
 
 def _json(path: Path) -> dict:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise InputError(f"{path} is not JSON: {problem}") from None
+    found = _read(str(path), lambda: json.loads(path.read_text(encoding="utf-8")))
     if not isinstance(found, dict):
         raise InputError(f"{path} holds a {type(found).__name__}, not fields")
     return found

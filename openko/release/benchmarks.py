@@ -38,7 +38,7 @@ def read(path: Path) -> Benchmarks:
         how = [_of_run(config.get("num_fewshot"), config.get("limit"), content.get("lm_eval_version")), *_of_questions(content)]
     except OSError as problem:
         raise InputError(f"--results {path} cannot be read: {problem.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as problem:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as problem:
         raise InputError(
             f"--results {path} is not a results file of lm-evaluation-harness ({type(problem).__name__}: {problem}): give what "
             "`lm_eval --output_path` or `openko evaluate` wrote"
@@ -75,19 +75,32 @@ def _of_questions(content: dict) -> list[str]:
 
 
 def _sections(content: dict) -> list[Section]:
-    rows = [row for task, found in content["results"].items() for row in _rows(content, task, found)]
+    rows = [row for task, depth in _in_order(content) for row in _rows(content, task, depth)]
     if not any(row.value for row in rows):
         raise ValueError("it holds no score")
     return [Section(run=None, columns=COLUMNS, right=RIGHT, headed=True, padded=False, rows=tuple(rows))]
 
 
-def _rows(content: dict, task: str, found: dict) -> list[Row]:
+def _in_order(content: dict) -> list[tuple[str, int]]:
+    """(task, depth) as the harness prints them: by name, a group before its members."""
+    found, groups = content["results"], content.get("group_subtasks") or {}
+    members = {member for some in groups.values() for member in some}
+
+    def below(name: str, depth: int) -> list[tuple[str, int]]:
+        here = [(name, depth)] if name in found else []
+        return here + [one for member in groups.get(name, ()) for one in below(member, depth + len(here))]
+
+    return [one for name in sorted({*found, *groups} - members) for one in below(name, 0)]
+
+
+def _rows(content: dict, task: str, depth: int) -> list[Row]:
+    found = content["results"][task]
     alias = str(found.get("alias", task))
-    depth = len(alias) - len(alias.lstrip()) if alias.lstrip().startswith("- ") else 0
+    depth = depth or (len(alias) - len(alias.lstrip()) if alias.lstrip().startswith("- ") else 0)
     version, shots = content.get("versions", {}).get(task), content.get("n-shot", {}).get(task)
     better = content.get("higher_is_better", {}).get(task) or {}
     common = {
-        "task": re.sub(r"^\s*- ", "", alias), "version": NONE if version is None else str(version),
+        "task": re.sub(r"^\s*- ", "", alias), "version": NONE if version is None else str(version).removesuffix(".0"),
         "n_shot": None if shots is None else str(shots), "depth": depth,
     }  # fmt: skip
     rows = []

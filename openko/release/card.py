@@ -116,7 +116,7 @@ def _details(facts: Facts) -> str:
         "Weights": facts.dtype,
         "Made from": ", ".join(facts.parents) or "fresh weights: no parent",
     }
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    table = "\n".join(f"| {name} | {value.replace('|', '&#124;')} |" for name, value in rows.items())
     return f"## Model details\n\n| | |\n|---|---|\n{table}"
 
 

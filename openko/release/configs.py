@@ -29,7 +29,7 @@ def write(directory: Path, *, source: Path, config: LlamaConfig, carried: dict, 
     """config.json, generation_config.json, the tokenizer's files and the chat template. Answers what a person should know.
 
     Both terminators go into both JSON files; θ and the dtype stand under the keys of transformers 4 and of transformers 5. A
-    chat template stands in tokenizer_config.json, where transformers before 4.44 looks, and in chat_template.jinja.
+    chat template stands in tokenizer_config.json, where transformers before 4.47 looks, and in chat_template.jinja.
     """
     notes = []
     ends = terminators(tokenizer)
@@ -80,6 +80,7 @@ def _write_template(directory: Path, source: Path) -> list[str]:
             "clean_up_tokenization_spaces": False,
         }
         notes.append(f"{source} has no tokenizer_config.json: one with Llama-3's settings is written")
+    settings = for_old_readers(settings)
     if not isinstance(settings.get("chat_template"), list):  # several templates by name stay as they are
         settings["chat_template"] = template
         (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
@@ -87,13 +88,25 @@ def _write_template(directory: Path, source: Path) -> list[str]:
     return notes
 
 
+def for_old_readers(settings: dict) -> dict:
+    """Fields of a tokenizer_config.json in words that transformers 4 and 5 both know, where transformers 5 has written its own.
+
+    Transformers 4 knows no TokenizersBackend, and 4.57 stops at extra_special_tokens that are a list (tried: 4.46.3, 4.57.1, 5.23.0).
+    """
+    old = dict(settings)
+    if old.get("tokenizer_class") == "TokenizersBackend":
+        old["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(old.get("extra_special_tokens"), list):
+        old["additional_special_tokens"] = old.pop("extra_special_tokens")
+    return old
+
+
 def _write_json(path: Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def check_vocabulary(directory: Path, tokenizer: Tokenizer, rows: int) -> None:
-    """Refuse a tokenizer with ids for which the embedding has no row."""
-    largest = largest_id(tokenizer)
+def check_vocabulary(directory: Path, largest: int, rows: int) -> None:
+    """Refuse a tokenizer with ids up to `largest` where the embedding has no row for them."""
     if largest >= rows:
         raise InputError(
             f"{directory}: the tokenizer has ids up to {largest:,}, but the embedding has {rows:,} rows: it is another model's, or "
@@ -102,5 +115,5 @@ def check_vocabulary(directory: Path, tokenizer: Tokenizer, rows: int) -> None:
 
 
 def largest_id(tokenizer: Tokenizer) -> int:
-    """Ids need not be without gaps, so their number is not enough."""
-    return max(max((number for _, number in tokenizer.vocabulary()), default=-1), max(tokenizer.special.values(), default=-1))
+    """Of every token, also those that were added and are not special. Ids need not be without gaps, so their number is not enough."""
+    return len(tokenizer.pieces) - 1

@@ -23,13 +23,16 @@ def push(
     audit is refused; that of a release is believed as long as every byte of it is that of its manifest.
     """
     directory = Path(directory)
-    _check_repository(repository)
+    check_repository("repository", repository)
     found = _audit(directory, text, say)
     if not found["passed"]:
         failed = "; ".join(f"{name}: {check['reason']}" for name, check in found["checks"].items() if check["status"] == auditing.FAIL)
         raise InputError(f"{directory} does not pass its audit, and nothing was sent: {failed}")
     _check_name(directory, repository, say)
     files = sending(directory)
+    folders = sorted(path.name for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if folders:
+        say(f"folders stay here: {', '.join(folders)}")
     answer = {"repository": repository, "revision": revision or "main", "files": files, "bytes": sum(files.values()), "url": None}
     return answer if dry_run else answer | {"url": _send(directory, repository, files, private, revision)}
 
@@ -41,7 +44,7 @@ def sending(directory: Path) -> dict[str, int]:
 
 
 def _audit(directory: Path, text: Path | None, say: Callable[[str], None]) -> dict:
-    if (directory / manifest.NAME).is_file():
+    if Directory(directory, text, say).provenance and (directory / manifest.NAME).is_file():
         made = manifest.read(directory)
         if "audit" in made.facts and made.code == manifest.code_fingerprint("openko.release"):
             manifest.verify(directory)
@@ -52,22 +55,27 @@ def _audit(directory: Path, text: Path | None, say: Callable[[str], None]) -> di
     return auditing.audit(directory, text=text, say=say)
 
 
-def _check_repository(repository: str) -> None:
+def check_repository(what: str, repository: str) -> None:
+    """Refuse what is no name on the Hub; `what` is called by it in the message."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
     if repository.count("/") != 1:
-        raise InputError(f"repository {repository!r}: write OWNER/NAME")
+        raise InputError(f"{what} {repository!r}: write OWNER/NAME, such as meta-llama/Meta-Llama-3-8B")
     try:
         validate_repo_id(repository)
     except HFValidationError as problem:
-        raise InputError(f"repository {repository!r}: {problem}") from None
+        raise InputError(f"{what} {repository!r}: {problem}") from None
 
 
 def _check_name(directory: Path, repository: str, say: Callable[[str], None]) -> None:
     """The repository's name is the model's name to the world, so the licence's rule is about it too."""
     seen, name = Directory(directory, None, say), repository.split("/")[1]
     terms = auditing.terms_of(seen)
+    if seen.is_metas:
+        raise InputError(
+            f"{directory} is Meta's own model: who passes it on owes a notice, a name and more, and `openko release` writes them"
+        )
     if terms is not None:
         terms.check_name(name)
     elif "descent" in seen.provenance:

@@ -104,7 +104,14 @@ def descent(origin: Origin, told: str | None) -> Descent:
     """
     llamas = [root for root in origin.roots if root.state == FOREIGN and licences.is_llama(root.path)]
     if told not in (None, "none"):
-        return Descent(parent=licences.open_parent(Path(told)), how="told by the person who released it")
+        parent = licences.open_parent(Path(told))
+        known = {licences.llama_version(licences.licence_file(root.path)) for root in llamas}
+        if known and licences.llama_version(parent.licence) not in known:
+            raise InputError(
+                f"--parent {told} is under the licence of Llama {licences.llama_version(parent.licence)}, but {origin.path} was made from "
+                f"{llamas[0].path}, which is under that of Llama {', '.join(sorted(map(str, known)))}: leave it out"
+            )
+        return Descent(parent=parent, how="told by the person who released it")
     if told == "none":
         if llamas:
             raise InputError(

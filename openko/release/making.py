@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -11,9 +12,10 @@ from pathlib import Path
 import openko
 from openko import hf_weights, manifest, tokenizers
 from openko.errors import InputError
-from openko.release import auditing, benchmarks, card, configs, licences, lineage, weights
+from openko.release import auditing, benchmarks, card, configs, hub, licences, lineage, weights
 from openko.release.lineage import Descent, Origin
 from openko.rope_lab import directory as rope_directory
+from openko.rope_lab import windows
 
 SHARD_BYTES = 5_000_000_000
 LICENCES_OF_LLAMA = "llama"
@@ -48,6 +50,8 @@ def release(
     The manifest's facts hold the audit. Raises InputError, and leaves nothing behind, where the name breaks the licence, fields of
     the card are missing, the directory is not whole, or the audit fails.
     """
+    if text is not None:
+        windows.read_text(text)
     ready = _prepare(
         Path(directory), name=name, author=author, parent=parent, base_model=base_model, licence=licence, repository=repository,
         results=results, year=year or datetime.date.today().year,
@@ -71,23 +75,26 @@ def _prepare(
     results: Path | None, year: int,
 ) -> _Ready:  # fmt: skip
     """Everything that can be refused without writing."""
-    if not name.strip() or any(c in name for c in '/\\"\n{}'):
-        raise InputError(f"--name {name!r} is no name: letters, digits, spaces, - and _")
-    rope_directory.open_directory(source)  # a directory half there is named as such first
+    if not re.fullmatch(r"[\w.-]+( [\w.-]+)*", name):
+        raise InputError(f"--name {name!r} is no name: letters, digits, single spaces, - _ and .")
+    tensors = rope_directory.open_directory(source).tensors  # a directory half there is named as such first
     config, carried = hf_weights.read_config(source)
-    tensors = hf_weights.Tensors(source)
     names = hf_weights.check_tensors(tensors, config)
+    if not (source / "tokenizer.json").is_file():
+        raise InputError(f"{source / 'tokenizer.json'} does not exist: transformers' AutoTokenizer reads other forms and saves this one")
     tokenizer = tokenizers.load(source)
-    configs.check_vocabulary(source, tokenizer, config.vocab_size)
+    configs.check_vocabulary(source, configs.largest_id(tokenizer), config.vocab_size)
     configs.terminators(tokenizer)
     if (source / manifest.NAME).is_file():
         manifest.read(source, hf_weights.KIND)
     origin = lineage.trace(source)
     descent = lineage.descent(origin, parent)
     _check_name(name, descent)
-    _check_repository(repository, descent)
-    if base_model is not None and (base_model.count("/") != 1 or not all(base_model.split("/"))):
-        raise InputError(f"--base-model {base_model}: write OWNER/NAME, such as meta-llama/Meta-Llama-3-8B")
+    if repository:
+        hub.check_repository("--repo", repository)
+        _check_name(repository.split("/")[1], descent)  # the name that people see is held to the same rules
+    if base_model is not None:
+        hub.check_repository("--base-model", base_model)
     parents = _parents(origin, descent, base_model)
     _check_fields(author=author, licence=licence, descent=descent, parents=parents)
     dtypes = {str(tensors.info[tensor].dtype) for tensor in names}
@@ -108,15 +115,6 @@ def _check_name(name: str, descent: Descent) -> None:
         descent.parent.terms.check_name(name)
 
 
-def _check_repository(repository: str, descent: Descent) -> None:
-    """The name on the Hub is the one that people see: it is held to the same rules."""
-    if not repository:
-        return
-    if repository.count("/") != 1 or not all(repository.split("/")):
-        raise InputError(f"--repo {repository}: write OWNER/NAME")
-    _check_name(repository.split("/")[1], descent)
-
-
 def _parents(origin: Origin, descent: Descent, base_model: str | None) -> tuple[str, ...]:
     """Names on the Hub: as told, else those of the Llama directories, where they are called as Meta or the Hub's cache calls them."""
     if base_model:
@@ -130,13 +128,15 @@ def _parents(origin: Origin, descent: Descent, base_model: str | None) -> tuple[
 
 def _check_fields(*, author: str, licence: str, descent: Descent, parents: tuple[str, ...]) -> None:
     missing = [] if author.strip() else ["--author, who answers for the model"]
+    if len(author.splitlines()) > 1:
+        raise InputError(f"--author {author!r}: write it on one line")
     if descent.parent is None and not licence:
         missing.append("--licence, an id of the Hub such as apache-2.0: there is no Llama parent, so the choice is yours")
     if descent.parent is not None and licence not in ("", descent.parent.terms.hub):
         raise InputError(
             f"--licence {licence}: a model that descends from Llama is under its licence, {descent.parent.terms.hub}: leave it out"
         )
-    if descent.parent is None and licence.startswith(LICENCES_OF_LLAMA):
+    if descent.parent is None and licence.lower().startswith(LICENCES_OF_LLAMA):
         raise InputError(f"--licence {licence}: this model has no Llama parent ({descent.how}); if it has, give --parent DIR")
     if descent.parent is not None and not parents:
         missing.append("--base-model, the parent's name on the Hub such as meta-llama/Meta-Llama-3-8B")
@@ -231,7 +231,7 @@ def _revision() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(["git", "-C", str(root), "rev-parse", "--verify", "HEAD"], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None

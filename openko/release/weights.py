@@ -53,11 +53,11 @@ def stored(directory: Path) -> dict[str, Stored]:
 
 
 def without_format(directory: Path) -> list[str]:
-    """Files whose metadata name no format; transformers 4 refuses them."""
+    """Files whose metadata name none of the formats that transformers 4 knows; it refuses them."""
     found = []
     for path in hf_weights.weight_files(Path(directory)):
         with safetensors.safe_open(path, "numpy") as file:
-            if (file.metadata() or {}).get("format") is None:
+            if (file.metadata() or {}).get("format") not in ("pt", "tf", "flax", "mlx"):
                 found.append(path.name)
     return found
 

@@ -7,6 +7,8 @@ The form changed with the harness (read in the sources of 0.3.0, 0.4.2, 0.4.3, 0
     0.4.3      an unnamed column before Value: ↑ where more is better, ↓ where less is
     0.4.4      N/A with blanks before it; a group without an aggregate is a row with a name only
 
+openko evaluate adds a last column, "in training".
+
 Nothing is computed here: a number is the string that was printed.
 """
 
@@ -20,10 +22,13 @@ from openko.errors import InputError
 
 EXAMPLE = "|Tasks|Version|Filter|n-shot|Metric| |Value| |Stderr|"
 FIELDS = ("task", "version", "filter", "n_shot", "metric", "value", "stderr")
-NAMED = {"Version": "version", "Filter": "filter", "n-shot": "n_shot", "Metric": "metric", "Value": "value", "Stderr": "stderr"}
+NAMED = {
+    "Version": "version", "Filter": "filter", "n-shot": "n_shot", "Metric": "metric", "Value": "value", "Stderr": "stderr",
+    "in training": "in_training",
+}  # fmt: skip
 FIRST = ("Tasks", "Task", "Groups", "Group")
 # In this order, those in parentheses not in every year.
-ORDER = re.compile(r"task version (filter )?(n_shot )?metric (direction )?value (sign )?stderr")
+ORDER = re.compile(r"task version (filter )?(n_shot )?metric (direction )?value (sign )?stderr( in_training)?")
 NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf|infinity)", re.IGNORECASE)
 RUN = re.compile(
     r"(?:[-*] )?`?(?P<model>[\w./-]+) \((?P<model_args>.*?)\), (?:gen_kwargs: \((?P<gen_kwargs>.*?)\), )?limit: (?P<limit>[^,]+), "
@@ -61,7 +66,7 @@ class Row:
     """One measurement, every field as printed; None where the table has no such column or left it blank.
 
     direction: "↑", "↓" or None.  depth: 0, or how far a group's member is indented.
-    metric, value: both None in a row that only names a group.
+    metric, value: both None in a row that only names a group.  in_training: openko evaluate's word on the questions.
     """
 
     task: str
@@ -72,6 +77,7 @@ class Row:
     direction: str | None = None
     value: str | None
     stderr: str | None = None
+    in_training: str | None = None
     depth: int = 0
 
     def record(self) -> dict:
@@ -268,7 +274,7 @@ def _row(cells: dict[str, str], above: Row | None, margin: bool, place: str) -> 
             raise InputError(f"{place}: {column} of {task} must be a number or {NONE}, found {found!r}")
     return Row(
         task=task, version=version, filter=plain.get("filter"), n_shot=plain.get("n_shot"), metric=metric,
-        direction=plain.get("direction"), value=value, stderr=stderr, depth=depth,
+        direction=plain.get("direction"), value=value, stderr=stderr, in_training=plain.get("in_training"), depth=depth,
     )  # fmt: skip
 
 
