@@ -79,12 +79,31 @@ def _take_outputs(content, executed_path: Path) -> None:
             cell.outputs = ran.outputs
 
 
+def collapse_carriage_returns(cells) -> None:
+    """Leave of each progress line what a terminal would show at the end, and drop it if that is empty."""
+    for cell in cells:
+        joined = []
+        for output in cell.get("outputs", ()):
+            last = joined[-1] if joined else None
+            if last and output.output_type == last.output_type == "stream" and output.name == last.name:
+                last.text += output.text
+            else:
+                joined.append(output)
+        for output in joined:
+            if output.output_type == "stream":
+                output.text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in output.text.split("\n"))
+        if "outputs" in cell:
+            cell.outputs = [o for o in joined if o.output_type != "stream" or o.text.strip()]
+
+
 def _strip(content) -> None:
-    """No widget state, no timings, no machine paths; execution counts 1, 2, 3 … (nbval wants some, papermill's cell adds one)."""
+    """Of progress what a terminal shows at the end; no widget state, no timings, no machine paths; execution counts 1, 2, 3 …
+    (nbval wants some, papermill's cell adds one)."""
     content.metadata = nbformat.from_dict({
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     })  # fmt: skip
+    collapse_carriage_returns(content.cells)
     count = 0
     for number, cell in enumerate(content.cells):
         cell.id = f"cell-{number:02d}"

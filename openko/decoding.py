@@ -75,7 +75,10 @@ class Decoder:
         ):
             pieces.append(piece)
             drawn += piece.shape[1]
-            progress(f"answering {len(prompts)} prompts: {drawn} of at most {max_new_tokens} tokens", drawn / max_new_tokens)
+            progress(
+                f"answering {len(prompts)} prompts: {drawn} of at most {max_new_tokens} tokens", drawn / max_new_tokens,
+                warming_up=len(pieces) <= 2,  # the first token, and the loop for the others: each may be compiled first
+            )  # fmt: skip
         return [_until_end(row, terminators) for row in np.concatenate(pieces, axis=1).tolist()]
 
     def stream(

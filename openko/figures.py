@@ -20,7 +20,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib import font_manager
+from matplotlib import font_manager, patheffects, ticker
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -33,10 +33,12 @@ STYLE = {
     "axes.unicode_minus": False,  # the Hangul font has a hyphen and no minus sign
 }  # fmt: skip
 COLOURS = ("#0b6e99", "#c8553d", "#588157", "#7b5ea7", "#b08900", "#444444")
+SIZE = (7.2, 4.2)  # inches, without a legend below
 COLUMNS = 64  # of a line
+FEWEST_COLUMNS = 40  # shorter sentences are drawn larger until so many columns fill the width
 INCH_A_LINE = 0.24
 TOKEN_COLOURS = ("#bcd9ea", "#f6cfc4", "#cfe3c8", "#ddd0ee", "#f2e2ae")
-CUT_COLOUR = "#a01c1c"
+CUT_COLOUR, HATCH_COLOUR = "#a01c1c", "#dc9c9c"
 SHOWN = {"\n": "¶", "\t": "→", "\r": "←"}  # two columns each; Korean fonts draw a backslash as ₩
 
 
@@ -81,14 +83,13 @@ def draw(data: dict, font: font_manager.FontProperties) -> Figure:
     if data.get("kind") not in painters:
         raise InputError(f"figure kind must be one of {', '.join(painters)}, found {data.get('kind')!r}")
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.subplots()
         painters[data["kind"]](axes, data)
         axes.set_title("\n".join(data["title"]))
         axes.set_xlabel(" · ".join(data["x"]))
         axes.set_ylabel(" · ".join(data["y"]))
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False)
+        _legend(figure, axes, data["kind"], font)
     for text in figure.findobj(matplotlib.text.Text):
         size = text.get_fontsize()
         text.set_fontproperties(font)
@@ -96,11 +97,36 @@ def draw(data: dict, font: font_manager.FontProperties) -> Figure:
     return figure
 
 
+def _legend(figure: Figure, axes, kind: str, font: font_manager.FontProperties) -> None:
+    """Below the axes, in room of its own, with as few rows as fit; only up to three lines have it where they leave a place free."""
+    handles, labels = axes.get_legend_handles_labels()
+    if kind == "lines" and 0 < len(labels) <= 3:
+        axes.legend(frameon=False)
+    elif labels:
+        small = font.copy()
+        small.set_size(9)
+        for rows in range(1, len(labels) + 1):
+            legend = figure.legend(
+                handles, labels, loc="outside lower center", ncols=math.ceil(len(labels) / rows), frameon=False, prop=small,
+                handlelength=1.5, handletextpad=0.5, columnspacing=1.5,
+            )  # fmt: skip
+            if legend.get_window_extent().width <= figure.bbox.width or rows == len(labels):
+                break
+            legend.remove()
+        figure.set_size_inches(SIZE[0], SIZE[1] + 0.2 * rows)
+
+
+def _columns(text: str) -> int:
+    return sum(map(_width, text))
+
+
 def _lines(axes, data: dict) -> None:
     for (name, line), colour in zip(data["series"].items(), COLOURS * 9, strict=False):
         axes.plot(line["x"], line["y"], color=colour, label=name, linewidth=1.5, marker="o" if len(line["x"]) < 15 else None, markersize=4)
     if data.get("log") == "x":
         axes.set_xscale("log")
+    elif all(type(x) is int for line in data["series"].values() for x in line["x"]):
+        axes.xaxis.set_major_locator(ticker.MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))  # no quarter of a layer
 
 
 def _bars(axes, data: dict) -> None:
@@ -114,7 +140,7 @@ def _bars(axes, data: dict) -> None:
         if known:  # matplotlib wants distances from the bar's end, and draws none for what is not a number
             reach = [[abs(known[label][side] - values[label]) if label in known else math.nan for label in labels] for side in (0, 1)]
         bars = axes.bar(places, heights, width, yerr=reach, capsize=3, color=COLOURS[i % len(COLOURS)], label=name)
-        axes.bar_label(bars, fmt="{:,.4g}", fontsize=8)
+        axes.bar_label(bars, fmt="{:,.4g}", fontsize=8, padding=1)
     axes.set_xticks(range(len(labels)), labels)
     axes.grid(axis="x", visible=False)
 
@@ -133,23 +159,25 @@ def _road(axes, data: dict) -> None:
 
 def _tokens(axes, data: dict) -> None:
     """Characters on a grid, Hangul two columns wide, Latin one; a token is the strip of columns that its bytes are, hatched if it cuts
-    a character. The figure becomes as high as the sentences need."""
-    line = 0.0
+    a character. The figure becomes as high as the sentences need, and short sentences are drawn larger."""
+    line, longest = 0.0, max((_columns(sentence["text"]) for sentence in data["sentences"]), default=0)
+    columns = min(COLUMNS, max(FEWEST_COLUMNS, longest))
     for sentence in data["sentences"]:
         for name, spans in sentence["tokenizers"].items():
             cut = sum(cut for _, _, cut in spans)
             label = f"{name}: {len(spans)} tokens" + (f", {cut} of them pieces of characters" if cut else "")
-            axes.text(0, line + 0.75, label, fontsize=8, color="#444444", va="center")
-            line = _token_block(axes, sentence["text"], spans, line + 1.3) + 0.2
-        line += 0.5
-    axes.set_xlim(-0.2, COLUMNS + 0.2)
+            axes.text(0, line + 0.6, label, fontsize=9, color="#444444", va="center")
+            line = _token_block(axes, sentence["text"], spans, line + 1.0, 9 * COLUMNS / columns) + 0.2
+        line += 0.3
+    axes.set_xlim(-0.2, columns + 0.2)
     axes.set_ylim(line, 0)
     axes.set_axis_off()
-    axes.figure.set_size_inches(7.2, 0.7 + INCH_A_LINE * line)
+    axes.figure.set_size_inches(SIZE[0], 0.7 + INCH_A_LINE * COLUMNS / columns * line)
 
 
-def _token_block(axes, text: str, spans: list, line: float) -> float:
-    """One sentence of one tokenizer from `line` on, in as many lines as it needs; returns the line behind it."""
+def _token_block(axes, text: str, spans: list, line: float, points: float) -> float:
+    """One sentence of one tokenizer from `line` on, in as many lines as it needs; returns the line behind it. points: of its font."""
+    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]  # for what stands on a hatch
     places = np.cumsum([0, *(len(c.encode()) for c in text)])
     bases = _bases(text)
     widths = [max(_width(text[i]), 1) for i in bases]
@@ -168,13 +196,18 @@ def _token_block(axes, text: str, spans: list, line: float) -> float:
         for number, (left, right, cut) in enumerate(spans):
             if places[begin] <= left < places[end]:
                 x, stop = np.interp([left, min(right, places[end])], places, column) - column[begin]
-                marked = {"edgecolor": CUT_COLOUR, "hatch": "///"} if cut else {"edgecolor": "white"}
-                colour = TOKEN_COLOURS[number % len(TOKEN_COLOURS)]
-                axes.add_patch(Rectangle((x, line), stop - x, 1.0, facecolor=colour, linewidth=0.7, **marked))
+                place, colour = ((x, line), stop - x, 1.0), TOKEN_COLOURS[number % len(TOKEN_COLOURS)]
+                if cut:  # a hatch has the colour of its patch's edge, and is to be fainter than it
+                    axes.add_patch(Rectangle(*place, facecolor=colour, linewidth=0, edgecolor=HATCH_COLOUR, hatch="///"))
+                    axes.add_patch(Rectangle(*place, fill=False, linewidth=0.9, edgecolor=CUT_COLOUR, zorder=1.5))
+                else:
+                    axes.add_patch(Rectangle(*place, facecolor=colour, linewidth=0.7, edgecolor="white"))
         for i, behind in itertools.pairwise([*bases, len(text)]):
             if begin <= i < end and (drawn := _drawn(text[i:behind])):
                 middle = (column[i] + column[behind]) / 2 - column[begin]
-                axes.text(middle, line + 0.52, drawn, fontsize=9, ha="center", va="center", clip_on=True)
+                is_cut = any(cut and left < places[behind] and right > places[i] for left, right, cut in spans)
+                written = axes.text(middle, line + 0.52, drawn, fontsize=points, ha="center", va="center", clip_on=True)
+                written.set_path_effects(halo if is_cut else [])
         line += 1.15
     return line
 

@@ -1,14 +1,18 @@
-"""The run as one page: the notebooks as HTML, the figures, the numbers, the model directories."""
+"""The run as one page: the notebooks as HTML, the figures, the numbers, the model directories, Korean beside English."""
 
 import html
+import json
 from pathlib import Path
 
 import nbformat
 from nbconvert import HTMLExporter
 
 STYLE = """body{font:16px/1.6 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222}
+.wide{overflow-x:auto}td code{white-space:nowrap}
 table{border-collapse:collapse}td,th{padding:.25rem .8rem;border-bottom:1px solid #ddd;text-align:left}
-img{max-width:31rem;width:100%}figure{display:inline-block;margin:.5rem}code{background:#f3f3f3;padding:0 .2rem}"""
+img{max-width:31rem;width:100%}figure{display:inline-block;margin:.5rem;max-width:31rem;vertical-align:top}
+figcaption{font-size:.85rem;color:#555}code{background:#f3f3f3;padding:0 .2rem}"""
+NONE = "–"
 
 
 def write(out: Path, summary: dict) -> None:
@@ -29,34 +33,56 @@ def write(out: Path, summary: dict) -> None:
 def _index(out: Path, summary: dict, titles: dict[str, str]) -> str:
     seconds = summary["notebooks"]
     notebooks = _table(
-        ("notebook", "seconds"),
+        ("노트북 · notebook", "초 · seconds"),
         [(f'<a href="html/{n}.html">{html.escape(t)}</a>', f"{seconds.get(n, 0):.0f}") for n, t in titles.items()],
     )
     measured, ended = summary.get("bits_per_byte", {}), summary.get("ended_turns", {})
     scores = _table(
-        ("model", "Korean, bits per byte", "English, bits per byte", "ended turns in Korean"),
+        (
+            "모델 · model", "한국어, 바이트마다 비트 · Korean, bits per byte", "영어, 바이트마다 비트 · English, bits per byte",
+            "한국어로 끝낸 차례 · ended turns in Korean",
+        ),
         [
-            (f"<code>{html.escape(n)}</code>", f"{v['ko']:.3f}", f"{v['en']:.3f}", f"{ended[n]:.0%}" if n in ended else "–")
-            for n, v in measured.items()
+            (_code(n), *(_number(measured.get(n, {}).get(language), ".3f") for language in ("ko", "en")), _number(ended.get(n), ".0%"))
+            for n in {**measured, **ended}
         ],
-    )
-    models = _table(
-        ("model", "directory"), [(f"<code>{html.escape(n)}</code>", f"<code>{html.escape(p)}</code>") for n, p in summary["models"].items()]
-    )
-    figures = "".join(
-        f'<figure><a href="figures/{p.stem}.json"><img src="figures/{p.name}" alt="{p.stem}"></a></figure>'
-        for p in sorted((out / "figures").glob("*.png"))
-    )
+    )  # fmt: skip
+    models = _table(("모델 · model", "폴더 · directory"), [(_code(n), _code(p)) for n, p in summary["models"].items()])
+    corpus = (
+        "<h2>말뭉치 · Corpus</h2><p><a href='corpus.html'>무엇을 찾고 무엇을 남겼는지, 이유와 이용 조건과 함께 · "
+        "What was found and what was kept, with reasons and licences</a></p>"
+    ) if (out / "corpus.html").is_file() else ""  # fmt: skip
+    figures = "".join(_figure(p) for p in sorted((out / "figures").glob("*.png")))
+    minutes, seconds = divmod(round(summary["seconds"]), 60)
     return (
-        f'<!doctype html><html lang="ko"><meta charset="utf-8"><title>openko · {summary["profile"]}</title><style>{STYLE}</style>'
-        f"<h1>openko · {summary['profile']}</h1>"
-        f"<p>{summary['seconds']:.0f} s, {summary['peak_rss_gb']} GB peak. Numbers: <a href='summary.json'>summary.json</a>. "
+        f'<!doctype html><html lang="ko"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>openko · {summary['profile']}</title><style>{STYLE}</style><h1>openko · {summary['profile']}</h1>"
+        f"<p>{minutes}분 {seconds}초, 메모리는 많아야 {summary['peak_rss_gb']} GB. 숫자는 모두 "
+        "<a href='summary.json'>summary.json</a>에 있고, 그림을 누르면 그 그림의 숫자가 열립니다.<br>"
+        f"{minutes} min {seconds} s, {summary['peak_rss_gb']} GB of memory at most. All numbers: <a href='summary.json'>summary.json</a>. "
         "A click on a figure opens the numbers that it was drawn from.</p>"
-        f"<h2>노트북 · Notebooks</h2>{notebooks}<h2>모델이 한 일 · What the models did</h2>{scores}"
+        f"<h2>노트북 · Notebooks</h2>{notebooks}{corpus}<h2>모델이 한 일 · What the models did</h2>{scores}"
         f"<h2>그림 · Figures</h2>{figures}<h2>모델 · Models</h2>{models}</html>\n"
     )
 
 
+def _figure(picture: Path) -> str:
+    """The picture with its title in both languages, from the JSON that it was drawn from."""
+    title = html.escape(" · ".join(json.loads(picture.with_suffix(".json").read_text(encoding="utf-8"))["title"]))
+    return (
+        f'<figure><a href="figures/{picture.stem}.json"><img src="figures/{picture.name}" alt="{title}"></a>'
+        f"<figcaption>{title} ({picture.stem})</figcaption></figure>"
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return NONE if value is None else format(value, form)
+
+
+def _code(text: str) -> str:
+    return f"<code>{html.escape(text)}</code>"
+
+
 def _table(head: tuple, rows: list[tuple]) -> str:
     lines = ["".join(f"<th>{h}</th>" for h in head)] + ["".join(f"<td>{c}</td>" for c in row) for row in rows]
-    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+    return '<div class="wide"><table>' + "".join(f"<tr>{line}</tr>" for line in lines) + "</table></div>"

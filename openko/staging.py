@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from openko.errors import InputError
 from openko.manifest import digest
+from openko.progress import bar_stream
 
 SOURCES = "staged.json"  # beside the staged directory: what was fetched
 
@@ -60,7 +61,7 @@ def _stage(url: str, directory: Path) -> None:
     needed, free = sum(info["size"] for info in missing.values()), shutil.disk_usage(partial).free
     if needed > free:
         raise InputError(f"staging {url} needs {needed / 1e9:.1f} GB in {partial.parent}, which has {free / 1e9:.1f}: set OPENKO_CACHE")
-    with tqdm(desc=f"staging {url}", total=needed, unit="B", unit_scale=True, mininterval=1.0, leave=False) as bar:
+    with tqdm(desc=f"staging {url}", total=needed, unit="B", unit_scale=True, mininterval=1.0, leave=False, file=bar_stream()) as bar:
         for name, info in missing.items():
             target = partial / name
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -22,11 +22,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from openko import manifest, notebook, page, profiles
+from openko.committed import collapse_carriage_returns
 from openko.errors import InputError, Interrupted
 
 # Share of the whole that each notebook takes in profile laptop; only the display's "time left" depends on it.
 SHARES = {
     "01_tokenizers": 3, "02_corpus": 1, "03_pretraining": 60, "04_rope": 18, "05_chat_vector": 18, "06_samples": 1, "07_evaluation": 4,
+    "08_koen": 30,
 }  # fmt: skip
 
 
@@ -75,23 +77,6 @@ def notebook_fingerprint(path: Path) -> str:
     """Changes with the code cells of a notebook and with the openko modules that they import; not with its prose."""
     cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
     return manifest.digest([cells, manifest.code_fingerprint(*manifest.imports_of("\n".join(cells)))])
-
-
-def collapse_carriage_returns(cells) -> None:
-    """Leave of each progress line what a terminal would show at the end, and drop it if that is empty."""
-    for cell in cells:
-        joined = []
-        for output in cell.get("outputs", ()):
-            last = joined[-1] if joined else None
-            if last and output.output_type == last.output_type == "stream" and output.name == last.name:
-                last.text += output.text
-            else:
-                joined.append(output)
-        for output in joined:
-            if output.output_type == "stream":
-                output.text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in output.text.split("\n"))
-        if "outputs" in cell:
-            cell.outputs = [o for o in joined if o.output_type != "stream" or o.text.strip()]
 
 
 def _keep_caches_inside(out: Path) -> None:

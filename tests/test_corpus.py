@@ -12,7 +12,7 @@ import pytest
 from corpus_text import english, korean, write_jsonl
 
 from openko import manifest, shards, tokenizers
-from openko.corpus import arrange, build, engines, pack, packages, parts, recipe, runs, tasks
+from openko.corpus import arrange, build, clean, engines, pack, packages, parts, recipe, report, runs, tasks
 from openko.corpus.clean import is_hangul
 from openko.errors import InputError
 from openko.training import chat_data
@@ -227,6 +227,45 @@ def test_examples_show_what_a_rule_changed(make):
     [example] = facts["examples"]["cleaned"]["control-characters"][:1]
     assert "\u200b" in example["before"] and example["after"].startswith(example["before"].replace("\u200b", ""))
     assert facts["cleaned"]["control-characters"]["documents"] == 2  # the copy in BAD has one too
+
+
+PHONE, MAIL = "010-1234-5678", "hong@example.com"
+# Every rule that has something to do in a text with a number or an address; some write it so that only a later rule finds it.
+PERSONAL = {
+    "personal-data": f"문의: {PHONE}, {MAIL}로 주세요. ",
+    "spaces": f"전화 {PHONE} \n\n\n\n로 주세요. ",
+    "control-characters": f"{PHONE}\u200b. ",
+    "hidden by a zero-width space": "010-12\u200b34-5678로 주세요. ",
+    "entities": f"A &amp; B, {PHONE}. ",
+    "hidden by an entity": "hong&#64;example.com 으로. ",
+    "boilerplate": f"홍길동 기자 {MAIL}\n",
+    "boilerplate and an entity": "홍길동 기자 hong&#64;example.com\n",
+}
+
+
+@pytest.mark.parametrize("masked", [True, False], ids=["masked", "the recipe leaves it in"])
+@pytest.mark.parametrize("text", PERSONAL.values(), ids=PERSONAL)
+def test_nothing_that_is_written_beside_the_documents_shows_personal_data(make, tmp_path, text, masked):
+    fields = {} if masked else {"clean": [rule for rule in clean.USUAL if rule != "personal-data"]}
+    facts = make("corpus", ko=[{"id": "a", "text": text + korean(1)}], **fields).facts
+    beside = json.dumps(facts, ensure_ascii=False) + report.write(tmp_path / "corpus").read_text(encoding="utf-8")
+    plain = clean.clean(beside, ("entities", "control-characters"))[0].replace("⟨200B⟩", "")
+    assert PHONE not in plain and MAIL not in plain
+    for rule in facts["cleaned"]:  # and yet each has its place and its cleaned text
+        assert facts["examples"]["cleaned"][rule][0]["id"] and facts["examples"]["cleaned"][rule][0]["after"]
+
+
+def test_of_the_rule_that_takes_personal_data_only_the_cleaned_text_is_shown(make):
+    facts = make("corpus", ko=[{"id": "a", "text": f"문의: 홍길동 {PHONE} \n\n\n\n로. " + korean(1)}]).facts
+    [example] = facts["examples"]["cleaned"]["personal-data"]
+    assert set(example) == {"id", "after"} and example["after"].startswith("문의: 홍길동 <전화번호>")
+    assert facts["examples"]["cleaned"]["spaces"][0]["before"].startswith("문의: 홍길동 <전화번호> \n\n\n\n로. ")
+
+
+def test_a_fault_that_quotes_its_record_masks_it(tmp_path):
+    write_jsonl(tmp_path / "data" / "ko" / "0.jsonl", [{"id": "a", "text": korean(1)}, {"id": "b", MAIL: PHONE}])
+    build.build(tmp_path / "other", recipe.parse({"name": "x", "sources": SOURCES[:1]}, where="test"), data=tmp_path / "data")
+    assert "<전자우편>" in (found := (tmp_path / "other" / "faults.jsonl").read_text(encoding="utf-8")) and MAIL not in found
 
 
 def test_documents_with_evaluation_questions_leave_with_the_question(make, tmp_path):

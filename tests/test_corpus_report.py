@@ -171,12 +171,32 @@ def test_every_number_of_the_facts_is_on_the_page(corpus):
     assert found.row("news", next(r[1] for r in found.rows if len(r) == 3 and r[0] == "news"))[2].startswith("Expecting value<script>")
 
 
+def test_names_of_sources_stand_on_one_line_and_wide_tables_scroll(corpus):
+    source = report.write(corpus()).read_text(encoding="utf-8")
+    assert re.search(r"\.name[^{]*\{[^}]*white-space:nowrap", source) and re.search(r"\.wide\{overflow-x:auto", source)
+    assert '<td class="name"><code>news</code></td>' in source and '<span class="name"><code>news</code></span>' in source
+    assert source.count("<table>") == source.count('<div class="wide"><table>')
+
+
 def test_examples_are_cut_and_few(corpus):
     path = report.write(corpus())
     shown = [len(text) for text in re.findall(r'<div class="text">(.*?)</div>', path.read_text(encoding="utf-8"), re.DOTALL)]
     texts = [text for text in shown if text > 300]
     assert len(texts) == report.EXAMPLES * 2  # of too-short and of symbols
     assert report.shown("가" * 1000) == "가" * report.EXCERPT + "…" and report.shown("가" * report.EXCERPT) == "가" * report.EXCERPT
+
+
+def test_a_page_masks_what_an_older_manifest_or_a_recipe_without_masking_holds(corpus):
+    def change(found, lines):
+        found["cleaned"]["personal-data"] = counted(1, 0)
+        example = {"id": "법령/2", "before": "문의: 홍길동 010-1234-", "after": "문의: 홍길동 <전화번호>"}  # cut where no rule knows it
+        found["examples"]["cleaned"]["personal-data"] = [example]
+        found["examples"]["cleaned"]["nfc"] = [{"id": "법령/3", "before": "hong@example.com 각", "after": "hong@example.com 각"}]
+        lines[0]["text"] = "가" * (report.EXCERPT - 8) + " 010-1234-5678"
+
+    text = page(report.write(corpus(change))).text
+    assert "010-1234" not in text and "hong@" not in text and text.count("<전자우편>") == 2
+    assert text.count("문의: 홍길동") == 1 and "법령/2" in text
 
 
 def test_sums_that_hold_are_said_to_hold(corpus):

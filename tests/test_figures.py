@@ -23,6 +23,14 @@ FIGURES = {
         "series": {"a": {"한국어 Korean": 0.5, "영어 English": 0.0}},
         "intervals": {"a": {"한국어 Korean": [0.4, 0.7], "영어 English": [0.0, 0.1]}},
     },
+    "lines-many": LABELS | {"kind": "lines", "series": {f"model {i}": {"x": [1, 2], "y": [i, 0.5]} for i in range(6)}},
+    "tokens": LABELS
+    | {
+        "kind": "tokens",
+        "x": [],
+        "y": [],
+        "sentences": [{"text": "가나", "tokenizers": {"a": [[0, 2, True], [2, 3, True], [3, 6, False]]}}],
+    },
     "road": LABELS | {"kind": "road", "series": {"base": [1.0, 2.0], "chat": [1.5, 1.0]}, "arrows": [["base", "chat"]]},
 }
 
@@ -84,6 +92,49 @@ def test_a_figure_takes_as_many_series_as_there_are(tmp_path, packages, kind):
     one = {"lines": {"x": [1, 2], "y": [1, 2]}, "bars": {"a": 1, "b": 2}, "road": [1, 2]}[kind]
     data = LABELS | {"kind": kind, "series": {f"model {i}": one for i in range(9)}, "arrows": []}
     assert figures.save(tmp_path, "many", data, packages=packages).is_file()
+
+
+@pytest.mark.parametrize(("kind", "series"), [("lines", 4), ("lines", 6), ("bars", 1), ("bars", 4), ("road", 2), ("road", 9)])
+def test_a_legend_that_could_cover_something_stands_below_the_axes_and_inside_the_figure(packages, kind, series):
+    one = {"lines": {"x": [1, 2], "y": [1, 2]}, "bars": {"a": 1, "b": 2}, "road": [1, 2]}[kind]
+    data = LABELS | {"kind": kind, "series": {f"한국어 비트 증가 bits (part {i})": one for i in range(series)}, "arrows": []}
+    figure = figures.draw(data, figures.hangul_font(packages))
+    figure.draw_without_rendering()
+    [legend] = figure.legends
+    place, axes = legend.get_window_extent(), figure.axes[0]
+    assert axes.get_legend() is None and len(legend.get_texts()) == series
+    assert place.y1 <= axes.get_tightbbox().y0 + 1 and place.y0 >= 0 and place.x0 >= 0 and place.x1 <= figure.bbox.x1
+    assert axes.bbox.height > 0.5 * 4.2 * figure.dpi  # the legend's rows are not taken from the picture's
+
+
+@pytest.mark.parametrize("xs", [[0, 1, 2], [3, 4], [0, 1], [1, 2, 3, 4, 5, 6, 7], [10, 400]], ids=str)
+def test_whole_numbers_have_whole_ticks(packages, xs):
+    figure = figures.draw(LABELS | {"kind": "lines", "series": {"a": {"x": xs, "y": xs}}}, figures.hangul_font(packages))
+    assert all(float(tick).is_integer() for tick in figure.axes[0].get_xticks())
+    half = [x / 2 for x in xs]
+    figure = figures.draw(LABELS | {"kind": "lines", "series": {"a": {"x": half, "y": xs}}}, figures.hangul_font(packages))
+    assert len(figure.axes[0].get_xticks()) >= 2
+
+
+def of_tokens(text, spans):
+    return LABELS | {"kind": "tokens", "x": [], "y": [], "sentences": [{"text": text, "tokenizers": {"a": spans}}]}
+
+
+def test_short_sentences_fill_more_of_the_width_and_long_ones_still_fit(packages):
+    right = {}
+    for size in (4, 16, 40):
+        text = "가" * size
+        axes = figures.draw(of_tokens(text, [[3 * i, 3 * i + 3, False] for i in range(size)]), figures.hangul_font(packages)).axes[0]
+        right[size] = max(p.get_x() + p.get_width() for p in axes.patches) / axes.get_xlim()[1]
+    assert right[16] > 0.75 and right[40] > 0.9 and right[4] < 0.5  # four syllables over the whole width would be a poster
+
+
+def test_a_broken_syllable_stands_on_a_light_hatch(packages):
+    axes = figures.draw(of_tokens("가나", [[0, 2, True], [2, 3, True], [3, 6, False]]), figures.hangul_font(packages)).axes[0]
+    hatched = [p for p in axes.patches if p.get_hatch()]
+    broken, whole = (next(t for t in axes.texts if t.get_text() == syllable) for syllable in "가나")
+    assert len(hatched) == 2 and all(min(p.get_edgecolor()[:3]) > 0.5 and p.get_zorder() < broken.get_zorder() for p in hatched)
+    assert broken.get_path_effects() and not whole.get_path_effects()
 
 
 @pytest.mark.parametrize("data", [LABELS | {"kind": "pie", "series": {}}, LABELS | {"series": {}}], ids=["pie", "none"])

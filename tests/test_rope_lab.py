@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -307,3 +308,19 @@ def test_a_layout_that_does_not_exist_is_refused(told):
     with pytest.raises(InputError, match="--layout"):
         layout_from(told)
     assert layout_from("interleaved") == Layout(q="interleaved", k="interleaved")
+
+
+@pytest.mark.parametrize(
+    ("rows", "parameters", "said"),
+    [
+        (40, 2_624, ("2.6k parameters", "5.6 MFLOP", "10.2 kB in fp32")),
+        (128_256, 8_030_261_248, ("8.0B parameters", "17.2 TFLOP", "32.8 MB in fp32")),
+    ],
+)
+def test_the_cost_is_said_in_units_that_fit_tiny_and_large_models(monkeypatch, rows, parameters, said):
+    monkeypatch.setattr(diagnosis, "flops_per_second", lambda: 1e12)
+    monkeypatch.setattr(diagnosis.layouts, "possible", lambda config: [None])
+    texts, lines = SimpleNamespace(short=np.zeros((2, 41)), long=np.zeros((1, 65))), []
+    model = SimpleNamespace(config=None, tensors=SimpleNamespace(info={"x": SimpleNamespace(shape=(rows, 64))}))
+    diagnosis._say_cost(model, texts, parameters, lines.append)
+    assert all(part in lines[0] for part in said), lines[0]

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from openko.chat_vector.models import Addition, Models, identity
 from openko.errors import InputError
 from openko.hf_weights import PlannedFile
 from openko.profiles import VectorScale
+from openko.progress import bar_stream
 
 SHARD_BYTES = 5_000_000_000
 MOST_WORKERS = 8
@@ -143,9 +143,9 @@ def _check_space(partial: Path, files: list[PlannedFile]) -> None:
 
 @contextmanager
 def _progress(name: str, additions: list[Addition]) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr, in bytes of the target; what it gives is called with how many are through."""
+    """A bar, in bytes of the target; what it gives is called with how many are through."""
     size = sum(a.target.bytes for a in additions)
-    with tqdm(desc=name, total=size, unit="B", unit_scale=True, file=sys.stderr, mininterval=1.0, delay=1.0, leave=False) as bar:
+    with tqdm(desc=name, total=size, unit="B", unit_scale=True, file=bar_stream(), mininterval=1.0, delay=1.0, leave=False) as bar:
         yield lambda through: bar.update(through - bar.n)
 
 

@@ -328,7 +328,7 @@ CLEANERS: dict[str, Callable[[str], str]] = {
     "hanja-glosses": drop_hanja_glosses,
     "emptied-parentheses": drop_emptied_parentheses,
     "boilerplate": drop_boilerplate,
-    "personal-data": personal.mask,
+    personal.RULE: personal.mask,
     "spaces": tidy_spaces,
 }
 # Reader: the rules that its texts need beside the usual ones. A source adds others by name, such as one of Wikipedia as parquet.

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+RULE = "personal-data"  # the cleaning rule's name; what it takes away is shown nowhere
 STAND_INS = {
     "resident-number": "<주민등록번호>",
     "foreigner-number": "<외국인등록번호>",

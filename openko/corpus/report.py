@@ -1,7 +1,8 @@
 """A corpus on one page: what was found, what went and why, what is left, and under which licences.
 
 The page is one file without scripts or anything from outside, the same bytes for the same corpus. All text in it comes from
-documents that may be hostile: it is escaped, cut, and shown with its invisible characters made visible.
+documents that may be hostile: it is escaped, cut, and shown with its invisible characters made visible. Numbers and addresses of
+persons are masked in it, also those of a corpus whose recipe leaves them in.
 """
 
 import heapq
@@ -16,7 +17,7 @@ import jinja2
 import xxhash
 
 from openko import manifest
-from openko.corpus import parts
+from openko.corpus import parts, personal
 from openko.errors import InputError
 from openko.shards import KIND as TOKEN_SHARDS
 
@@ -90,10 +91,11 @@ def write(corpus: Path, out: Path | None = None, shards: list[Path] = ()) -> Pat
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"shown": shown, "number": number, "size": size, "percent": percent, "measure": measure}
+    environment.filters |= {"shown": shown, "excerpt": excerpt, "number": number, "size": size, "percent": percent, "measure": measure}
     page = environment.get_template("report.html.jinja").render(
         name=facts["recipe"]["name"], steps=waterfall(facts), sources=_by_source(facts, packed), packed=packed, cleaned=facts["cleaned"],
-        cleaned_examples=facts["examples"].get("cleaned", {}), refused=_refused(facts), rejected=rejected, licences=licences(facts),
+        cleaned_examples=_without_personal_data(facts["examples"].get("cleaned", {})), refused=_refused(facts), rejected=rejected,
+        licences=licences(facts),
         faults=facts["faults"], shown_faults=shown_faults, checks=checks(facts, rejected.counts, faults), code=made.code,
         questions=sorted(rejected.questions.items(), key=lambda item: (-item[1], item[0]))[:QUESTIONS],
         asked=facts["questions"], compared=facts["near_duplicates"], warnings=facts["warnings"],
@@ -268,6 +270,11 @@ def _packed(directory: Path, corpus: manifest.Manifest, where: Path) -> dict:
     return {"name": directory.name, "recipe": found.recipe, "facts": found.facts}
 
 
+def _without_personal_data(cleaned: dict[str, list[dict]]) -> dict[str, list[dict]]:
+    """No text from before the rule that takes personal data away: manifests made by older code hold some."""
+    return cleaned | {personal.RULE: [{k: v for k, v in e.items() if k != "before"} for e in cleaned.get(personal.RULE, [])]}
+
+
 # ── how things are shown ─────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -275,6 +282,11 @@ def shown(text: str, characters: int = EXCERPT) -> str:
     """The beginning of any text, with invisible and direction-changing characters spelled out. Jinja escapes what is HTML."""
     cut = INVISIBLE.sub(lambda m: f"⟨{ord(m[0]):04X}⟩", str(text)[:characters])
     return cut + ("…" if len(str(text)) > characters else "")
+
+
+def excerpt(text: str) -> str:
+    """As `shown`, of a document's text: numbers and addresses of persons are masked, before the cut could halve one."""
+    return shown(personal.mask(str(text)))
 
 
 def number(count: int | None) -> str:

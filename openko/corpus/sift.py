@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from openko.corpus import clean, filters, readers
+from openko.corpus import clean, filters, personal, readers
 from openko.corpus.decontaminate import Questions
 from openko.corpus.document import LANGUAGES, Document, Fault, Piece, Source, Text
 from openko.corpus.recipe import Recipe
@@ -16,6 +16,8 @@ from openko.corpus.runs import RunWriter
 
 REJECTED, FAULTS = "rejected.jsonl", "faults.jsonl"
 EXAMPLES, EXCERPT = 3, 160  # before and after each cleaning rule: how many, and how many characters
+# The rules that undo a way of writing characters: a number or an address behind one of them is found only after them.
+HIDING = ("entities", "mojibake", "control-characters", "nfc")
 
 
 @dataclass
@@ -48,6 +50,7 @@ def sift(recipe: Recipe, source: Source, pieces: list[Piece], data: Path, questi
                 found = _encodable(found)
                 if isinstance(found, Fault):
                     tally.faults[found.reason] += 1
+                    found = found._replace(detail=personal.mask(found.detail))  # some quote the record that cannot be read
                     faults.write(json.dumps({"source": source.name, **found._asdict()}, ensure_ascii=False) + "\n")
                     continue
                 document = _cleaned(found, source, rules, tally)
@@ -100,12 +103,30 @@ def _count(counter: Counter, text: str) -> None:
 
 
 def _example(text: str, rules: tuple[str, ...], rule: str) -> dict:
-    """Before and after one rule, around the first difference."""
+    """ "before" and "after" one rule, around the first difference, and never a person's number or address.
+
+    A corpus's manifest and page travel further than its text, so numbers and addresses are masked in what every rule shows,
+    whether or not the source's rules do that. Of the rule that does, and where masking would miss what is hidden by the way it
+    is written (hong&#64;…), only "after" is given.
+    """
     before, _ = clean.clean(text, rules[: rules.index(rule)])
     after = clean.CLEANERS[rule](before)
-    same = next((k for k, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
-    part = slice(max(0, same - EXCERPT // 2), same + EXCERPT // 2)
+    if rule == personal.RULE or _hides_more(before) or _hides_more(after):
+        after = personal.mask(clean.clean(after, HIDING)[0])
+        return {"after": after[_around_difference(before, after)]}
+    before, after = personal.mask(before), personal.mask(after)  # as wholes: the half of a number that a cut leaves is not found
+    part = _around_difference(before, after)
     return {"before": before[part], "after": after[part]}
+
+
+def _hides_more(text: str) -> bool:
+    """Whether something personal is left after masking, to be read by whoever undoes entities and the like."""
+    return bool(personal.find(clean.clean(personal.mask(text), HIDING)[0]))
+
+
+def _around_difference(before: str, after: str) -> slice:
+    same = next((k for k, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
+    return slice(max(0, same - EXCERPT // 2), same + EXCERPT // 2)
 
 
 @functools.cache

@@ -16,6 +16,7 @@ import numpy as np
 
 from openko import tokenizers
 from openko.errors import InputError
+from openko.progress import scaled
 from openko.rope import Llama3Scaling, Rope
 from openko.rope_lab import faults, layouts, windows
 from openko.rope_lab.directory import READERS_DEFAULT_THETA, ModelDirectory, open_directory
@@ -417,7 +418,9 @@ def _say_cost(model: ModelDirectory, texts: windows.Windows, parameters: int, sa
     work, largest = 2 * parameters * tokens, max(math.prod(info.shape) for info in model.tensors.info.values())
     minutes = work / flops_per_second() / 60
     time_needed = f"{minutes:,.0f} minutes" if minutes > 1 else "less than a minute"
+    weights = "".join(scaled(parameters)).replace("G", "B")  # as models are called
+    products, room = (" ".join(scaled(value)) for value in (work, 4 * largest))
     say(
-        f"{parameters / 1e6:,.1f}M parameters, read layer by layer on some {tokens:,} tokens: {work / 1e12:,.1f} TFLOP, {time_needed} "
-        f"at the speed of this device's products and more for attention; the largest tensor takes {largest * 4 / 1e9:.2f} GB in fp32"
+        f"{weights} parameters, read layer by layer on some {tokens:,} tokens: {products}FLOP, {time_needed} "
+        f"at the speed of this device's products and more for attention; the largest tensor takes {room}B in fp32"
     )

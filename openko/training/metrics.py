@@ -1,13 +1,13 @@
 """What a run tells: a line per step in a JSONL file, its speed in another, one progress line for the person."""
 
 import json
-import sys
 import time
 from pathlib import Path
 
 from tqdm import tqdm
 
 from openko.errors import InputError
+from openko.progress import bar_stream
 
 
 class Metrics:
@@ -35,7 +35,7 @@ class Metrics:
             self._writer = _tensorboard(tensorboard, len(self.lines)) if tensorboard else None
         self.step_seconds, self._clock = 0.0, time.monotonic()
         self._bar = tqdm(
-            desc=name, total=steps, initial=len(self.lines), unit="step", file=sys.stderr, mininterval=1.0, leave=False,
+            desc=name, total=steps, initial=len(self.lines), unit="step", file=bar_stream(), mininterval=1.0, leave=False,
             disable=path is None,
         )  # fmt: skip
 

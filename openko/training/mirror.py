@@ -12,6 +12,7 @@ import fsspec
 from tqdm import tqdm
 
 from openko.errors import InputError
+from openko.progress import bar_stream
 
 MARK = "complete.json"  # {file: bytes} of a checkpoint, uploaded after all its files
 
@@ -50,7 +51,9 @@ class Mirror:
         partial, remote = self._local / f"{step}.partial", f"{self._root}/{step}"
         shutil.rmtree(partial, ignore_errors=True)
         sizes = json.loads(self._files.cat_file(f"{remote}/{MARK}"))
-        with tqdm(desc=f"fetching checkpoint {step}", total=sum(sizes.values()), unit="B", unit_scale=True, leave=False) as bar:
+        with tqdm(
+            desc=f"fetching checkpoint {step}", total=sum(sizes.values()), unit="B", unit_scale=True, leave=False, file=bar_stream()
+        ) as bar:  # fmt: skip
             for name, size in sizes.items():
                 target = partial / name
                 target.parent.mkdir(parents=True, exist_ok=True)
