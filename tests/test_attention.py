@@ -1,6 +1,7 @@
 """Every attention implementation equals the reference."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
@@ -19,6 +20,31 @@ def inputs(seq, heads=4, kv_heads=2, head_dim=16):
 def test_blocked_equals_the_reference(seq):
     values = inputs(seq)
     np.testing.assert_allclose(attention.blocked(*values), attention.whole(*values), atol=2e-6)
+
+
+@pytest.mark.parametrize("seq", [1, 100, 128, 300])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (3, 3), (9, 3)])
+def test_blocked_has_the_references_gradients(seq, heads, kv_heads):
+    *values, segments = inputs(seq, heads, kv_heads)
+    weights = jax.random.normal(jax.random.key(3), values[0].shape)
+
+    def gradients(attend):
+        return jax.jit(jax.grad(lambda q, k, v: jnp.sum(attend(q, k, v, segments) * weights), (0, 1, 2)))(*values)
+
+    for found, expected in zip(gradients(attention.blocked), gradients(attention.whole), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [50.0, 1e4])
+def test_large_scores_stay_finite(size):
+    q, k, v, segments = inputs(130)
+
+    def total(q, k, v):
+        return jnp.sum(attention.blocked(q, k, v, segments) ** 2)
+
+    out, slopes = jax.jit(jax.value_and_grad(total, (0, 1, 2)))(size * q, size * k, v)
+    np.testing.assert_allclose(out, jnp.sum(attention.whole(size * q, size * k, v, segments) ** 2), rtol=1e-4)
+    assert all(np.isfinite(slope).all() for slope in slopes)
 
 
 def test_splash_equals_the_reference_in_pallas_interpreter():

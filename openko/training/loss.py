@@ -74,16 +74,17 @@ def _forward(hidden, head, targets, weights, chunk, z_loss, sharded):
         slope = (softmax - (words == targets[..., None])) * weights[..., None]
         slope = slope.astype(hidden.dtype)
         hidden_gradient = jnp.einsum("bsv,vd->bsd", slope, head)
-        head_gradient += jnp.einsum("bsv,bsd->vd", slope, hidden, preferred_element_type=jnp.float32)
+        # As [hidden, vocab]: the other way round XLA on CPU would compute the slope a second time, transposed, for this product.
+        head_gradient += jnp.einsum("bsd,bsv->dv", hidden, slope, preferred_element_type=jnp.float32)
         return (objective, head_gradient), (hidden_gradient, jnp.sum(losses * weights, axis=1))
 
-    start = (jnp.zeros((), jnp.float32), jnp.zeros(head.shape, jnp.float32))
+    start = (jnp.zeros((), jnp.float32), jnp.zeros(head.shape[::-1], jnp.float32))
     pieces = (cut(hidden, chunk), cut(targets, chunk), cut(weights, chunk))
     (objective, head_gradient), (hidden_gradient, rows) = jax.lax.scan(one_chunk, start, pieces)
     if sharded:
         # Over "data", along which the head is not cut, shard_map itself sums what flows back.
-        head_gradient = jax.lax.psum_scatter(head_gradient, "fsdp", scatter_dimension=1, tiled=True)
-    return (objective, jnp.sum(rows, axis=0)), (join(hidden_gradient), head_gradient.astype(weight_dtype))
+        head_gradient = jax.lax.psum_scatter(head_gradient, "fsdp", scatter_dimension=0, tiled=True)
+    return (objective, jnp.sum(rows, axis=0)), (join(hidden_gradient), head_gradient.T.astype(weight_dtype))
 
 
 def _backward(chunk, z_loss, sharded, gradients, scales):
