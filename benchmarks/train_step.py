@@ -5,7 +5,9 @@
 Both train a model of the same shape on the same random tokens with as many threads as there are cores, each in a process of its own,
 in turn first. Ours is what `openko train` runs (openko.training.step.compile_step), with several documents in each row and metrics;
 torch's rows are one document each, which lets it use its fused causal attention (SDPA). Both clip the norm of the gradient. Torch's
-AdamW is the faster of its fused and its foreach form, which is found out first; with --torch-compile also torch.compile.
+AdamW is the faster of its fused and its foreach form, which is found out first; with --torch-compile also torch.compile. Torch is
+given what `openko train` gives itself on a CPU: memory that is freed stays with the process (openko.training.pages); without it, it
+is slower.
 
 A round is `steps` steps of each; tokens a second by the median over the rounds, the ratio pair by pair. The processor's seconds of both
 are given too: they stay comparable on a machine that has other work. Memory is the largest of each process, without what its imports
@@ -79,10 +81,12 @@ def ours(shape: str, pipe) -> None:
 
     from openko import llama
     from openko.profiles import CPU_STEP, MeshShape
+    from openko.training.pages import keep_freed_memory
     from openko.training.sharding import make_mesh
     from openko.training.step import compile_step, new_state
 
     before, began = peak_bytes(), time.perf_counter()
+    keep_freed_memory()
     config, run = SHAPES[shape], training(shape)
     step = compile_step(config, run, CPU_STEP, make_mesh(MeshShape()))
     batch = jax.device_put(batch_of(shape))
@@ -101,7 +105,10 @@ def theirs(shape: str, adamw: str, compiled: bool, pipe) -> None:
     import torch
     import transformers
 
+    from openko.training.pages import keep_freed_memory
+
     before, began = peak_bytes(), time.perf_counter()
+    keep_freed_memory()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     c, run = SHAPES[shape], training(shape)
     model = transformers.LlamaForCausalLM._from_config(transformers.LlamaConfig(

@@ -15,6 +15,7 @@ from openko.training import checkpoints, hosts, measure, stopping
 from openko.training.checkpoints import Checkpoints
 from openko.training.data import batches, local_rows, place
 from openko.training.metrics import Metrics, read
+from openko.training.pages import keep_freed_memory
 from openko.training.plan import Plan, make_plan
 from openko.training.sharding import make_mesh
 from openko.training.step import TrainState, abstract_batch, abstract_state, compile_step, new_state
@@ -100,6 +101,8 @@ class _Run:
         self.plan, self.evaluate_every, self.tensorboard, self.stop, self.say = plan, evaluate_every, tensorboard, stop, say
         training, step = plan.training, plan.profile.step
         self.mesh = make_mesh(plan.profile.mesh)
+        if self.mesh.devices.flat[0].platform == "cpu":
+            keep_freed_memory()
         self.where = abstract_state(plan.config, training, step, self.mesh)
         self.batch_like = abstract_batch(training, self.mesh)
         self.save_bytes = checkpoints.size_of(self.where)
