@@ -38,7 +38,7 @@ test-slow: $(INSTALLED_DEV)
 # The oldest versions that we support: those of Colab's TPU image (August 2026).
 FLOOR := jax==0.7.2 flax==0.11.2 optax==0.2.8 orbax-checkpoint==0.12.4 transformers==5.15.0
 # The corpus's rules and readers import none of them.
-NOT_AT_FLOOR := clean filters personal markup readers* decontaminate corpus_report forecast published token_study
+NOT_AT_FLOOR := clean filters personal markup readers* decontaminate corpus* dedup engines planted_copies forecast published token_study
 test-floor: .venv-floor/.installed
 	.venv-floor/bin/python -m pytest -q $(TWO_AT_ONCE) -m "not slow" $(NOT_AT_FLOOR:%=--ignore-glob='tests/test_%.py') tests
 

@@ -23,7 +23,7 @@ from openko.errors import InputError
 from openko.profiles import Profile
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("01_tokenizers", "02_corpus", "03_pretraining", "04_rope", "05_chat_vector", "06_samples", "07_evaluation")
+NAMES = ("01_tokenizers", "02_corpus", "03_pretraining", "04_rope", "05_chat_vector", "06_samples", "07_evaluation", "08_koen")
 JUPYTER_NAMES = {"In", "Out", "exit", "quit", "open", "get_ipython", "nb"}
 
 
@@ -72,6 +72,15 @@ class Run:
     @property
     def merged(self) -> Path:
         return self.model(self.profile.names.merged)
+
+    def koen(self, share: float) -> Path:
+        """The model whose continued pretraining had this share of English; the last of the profile's is KoEn."""
+        name = self.profile.names.koen
+        return self.model(name if share == self.profile.english_in_koen[-1] else f"{name}-{100 * share:g}")
+
+    @property
+    def koen_merged(self) -> Path:
+        return self.model(self.profile.names.koen_merged)
 
     def shards(self, part: str) -> Path:
         return self.out / "shards" / part

@@ -173,6 +173,7 @@ class VectorScale:
 class ModelNames:
     """What the models of the road are called; the small ones say that they are small.
 
+    koen, koen_merged: the bilingual sibling, and its sum with the chat vector.
     control: a Korean model of the same size and budget from fresh weights; None where nobody would pay for it.
     """
 
@@ -180,20 +181,23 @@ class ModelNames:
     chat: str
     continued: str
     merged: str
+    koen: str
+    koen_merged: str
     control: str | None = None
 
 
 TINY_NAMES = ModelNames(
     base="tiny-llama3", chat="tiny-llama3-instruct", continued="tiny-llama3-open-ko",
-    merged="tiny-llama3-open-ko-instruct-preview", control="tiny-ko-from-scratch",
+    merged="tiny-llama3-open-ko-instruct-preview", koen="tiny-llama3-koen", koen_merged="tiny-llama3-koen-instruct-preview",
+    control="tiny-ko-from-scratch",
 )  # fmt: skip
 CARD_NAMES = ModelNames(
     base="Meta-Llama-3-8B", chat="Meta-Llama-3-8B-Instruct", continued="Llama-3-Open-Ko-8B",
-    merged="Llama-3-Open-Ko-8B-Instruct-preview",
+    merged="Llama-3-Open-Ko-8B-Instruct-preview", koen="Llama-3-KoEn-8B-preview", koen_merged="Llama-3-KoEn-8B-Instruct-preview",
 )  # fmt: skip
 ONE_BILLION_NAMES = ModelNames(
     base="Llama-3.2-1B", chat="Llama-3.2-1B-Instruct", continued="Llama-3.2-Open-Ko-1B",
-    merged="Llama-3.2-Open-Ko-1B-Instruct-preview",
+    merged="Llama-3.2-Open-Ko-1B-Instruct-preview", koen="Llama-3.2-KoEn-1B", koen_merged="Llama-3.2-KoEn-1B-Instruct-preview",
 )  # fmt: skip
 
 
@@ -209,6 +213,8 @@ class Profile:
     korean_in_tokenizer: the share of Korean in the text that makes the tiny tokenizer, chosen so that Korean costs as
     many bytes per token as in the real one (3.6 against 3.7 on the held-out text, notebook 01).
     chat_vector_lambda: λ of the chat vector; chat_vector_parts: what of it each part receives.
+    english_in_koen: shares of English in the mixtures that notebook 08 compares, each trained like `continued`; the last is
+    KoEn's. No card says what the published KoEn had.
     """
 
     name: str
@@ -229,6 +235,7 @@ class Profile:
     korean_in_tokenizer: float = 0.0
     chat_vector_lambda: float = 1.0
     chat_vector_parts: VectorScale = VectorScale()
+    english_in_koen: tuple[float, ...] = ()
     corpus: str = "laptop"  # the recipe of its text (openko.corpus.recipe)
     corpus_bytes: int | None  # of each language, at most; None: all
     standin_vocab_size: int  # of the tokenizer that stands in for Llama-2-Ko's (46,336 pieces)
@@ -318,7 +325,7 @@ PROFILES = {
             name="smoke", hardware="2 CPU cores, for tests", platform="cpu", model=MODELS["smoke-llama3"], tokenizer="tiny",
             mesh=MeshShape(), step=CPU_STEP, corpus_bytes=300_000, names=TINY_NAMES, standin_vocab_size=8_192,
             korean_in_base=0.05, korean_of_base="korean-rnd-regs-mcp", korean_in_tokenizer=0.12, chat_vector_lambda=2.0,
-            chat_vector_parts=TINY_PARTS,
+            chat_vector_parts=TINY_PARTS, english_in_koen=(0.5,),
             pretraining=Training(steps=12, batch_size=4, sequence_length=128, peak_learning_rate=3e-3,
                                  final_learning_rate=3e-4, warmup_steps=4),
             chat_tuning=Training(steps=8, batch_size=4, sequence_length=128, peak_learning_rate=1e-3,
@@ -334,7 +341,7 @@ PROFILES = {
             name="laptop", hardware="2 CPU cores, 4 GB", platform="cpu", model=MODELS["tiny-llama3"], tokenizer="tiny",
             mesh=MeshShape(), step=CPU_STEP, corpus_bytes=2_000_000, names=TINY_NAMES, standin_vocab_size=46_336,
             korean_in_base=0.05, korean_of_base="konlpy", korean_in_tokenizer=0.12, chat_vector_lambda=2.25,
-            chat_vector_parts=TINY_PARTS,
+            chat_vector_parts=TINY_PARTS, english_in_koen=(0.3, 0.1),
             pretraining=Training(steps=500, batch_size=4, sequence_length=256, peak_learning_rate=5e-3, adam_eps=1e-5,
                                  final_learning_rate=5e-4, warmup_steps=50),
             chat_tuning=Training(steps=200, batch_size=4, sequence_length=256, peak_learning_rate=1e-3, adam_eps=1e-4,
@@ -346,7 +353,7 @@ PROFILES = {
         Profile(
             name="gpu-1", hardware="one GPU, 80 GB", platform="gpu", model=MODELS["llama-3.2-1b"], tokenizer="llama-3",
             mesh=MeshShape(), step=GPU_STEP, corpus_bytes=2_000_000_000, names=ONE_BILLION_NAMES,
-            standin_vocab_size=46_336, pretraining=None, chat_tuning=None,
+            standin_vocab_size=46_336, pretraining=None, chat_tuning=None, english_in_koen=(0.05, 0.1, 0.5, 0.25),
             continued=Training(steps=4_000, batch_size=4, sequence_length=4096, peak_learning_rate=5e-5,
                                final_learning_rate=1e-5, warmup_steps=200),
             saving=Saving(), export_dtype="bfloat16",
@@ -355,7 +362,7 @@ PROFILES = {
             name="colab-v5e-1", hardware="TPU v5e-1 (Colab), 16 GB", platform="tpu", chip="v5e", model=MODELS["llama-3.2-1b"],
             tokenizer="llama-3", mesh=MeshShape(), step=SMALL_TPU_STEP,
             corpus_bytes=2_000_000_000, names=ONE_BILLION_NAMES,
-            standin_vocab_size=46_336, pretraining=None, chat_tuning=None,
+            standin_vocab_size=46_336, pretraining=None, chat_tuning=None, english_in_koen=(0.05, 0.1, 0.5, 0.25),
             continued=Training(steps=4_000, batch_size=4, sequence_length=4096, peak_learning_rate=5e-5,
                                final_learning_rate=1e-5, warmup_steps=200),
             # A free Google Drive: 15 GB, and two checkpoints of 7.4 GB.
@@ -365,7 +372,7 @@ PROFILES = {
             name="kaggle-v5e-8", hardware="TPU v5e-8 (Kaggle), 8 × 16 GB", platform="tpu", chip="v5e", model=MODELS["llama-3-8b"],
             tokenizer="llama-3", mesh=MeshShape(fsdp=8), step=SMALL_TPU_STEP,
             corpus_bytes=2_000_000_000, names=CARD_NAMES,
-            standin_vocab_size=46_336, pretraining=None, chat_tuning=None,
+            standin_vocab_size=46_336, pretraining=None, chat_tuning=None, english_in_koen=(0.05, 0.1, 0.5, 0.25),
             continued=Training(steps=4_000, batch_size=8, sequence_length=2048, peak_learning_rate=5e-5,
                                final_learning_rate=1e-5, warmup_steps=200),
             # Kaggle keeps 20 GB of a session's output, and one checkpoint of 8B with two bf16 moments has 48 GB: the
@@ -386,6 +393,13 @@ PROFILES = {
         ),
     )
 }  # fmt: skip
+
+# KoEn at full size: the card's Korean tokens, and English ones that make a fifth of all (recipe koen: English Wikipedia). No card gives a
+# share: this one is a choice. arXiv 2403.08763 studies how much of the old text must be seen again, from English to German among others.
+POD = PROFILES["v5e-256"]
+PROFILES["v5e-256-koen"] = dataclasses.replace(
+    POD, name="v5e-256-koen", corpus="koen", english_in_koen=(0.2,), continued=dataclasses.replace(POD.continued, steps=10_550)
+)
 
 
 def get(name: str) -> Profile:

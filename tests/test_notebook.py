@@ -60,6 +60,13 @@ def test_a_run_opens_with_its_places(name, parameters, tmp_path):
     ]  # fmt: skip
 
 
+def test_each_share_of_english_has_a_directory_and_the_last_is_koens(parameters):
+    run = notebook.start("08_koen", parameters("08_koen", profile="laptop"))
+    names = [run.koen(share).name for share in run.profile.english_in_koen]
+    assert names == ["tiny-llama3-koen-30", "tiny-llama3-koen"] and run.koen_merged.name == "tiny-llama3-koen-instruct-preview"
+    assert len({run.koen(0.05).name, run.koen(0.5).name, *names}) == 4
+
+
 # ── parameters ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 

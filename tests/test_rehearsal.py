@@ -36,6 +36,13 @@ def test_the_arithmetic_of_the_card():
     assert plan["flops_per_step"] / plan["tokens_per_step"] == pytest.approx(6 * weights + 6 * 32 * 4096 * 8192, rel=1e-3)
 
 
+def test_koen_adds_english_and_keeps_the_cards_korean():
+    pod, koen = profiles.get("v5e-256"), profiles.get("v5e-256-koen")
+    (share,) = koen.english_in_koen
+    assert (1 - share) * koen.continued.tokens == pytest.approx(rehearsal.CARD_TOKENS, rel=1e-3)
+    assert (koen.model, koen.mesh, koen.step, koen.corpus) == (pod.model, pod.mesh, pod.step, "koen")
+
+
 def test_the_lower_bound_is_the_peak_by_hand():
     """Per token: 8 FLOPs for a weight of a layer, but 6 for down_proj, which is not computed again, and for the head; and
     attention's 11 products of 8192 / 2 keys."""

@@ -72,6 +72,8 @@ def test_every_profile_has_a_way_to_its_base_model():
     for profile in profiles.PROFILES.values():
         assert (profile.pretraining is None) == (profile.tokenizer == "llama-3") == (profile.platform != "cpu")
         assert profile.continued.sequence_length % profile.step.loss_chunk == 0
+        shares = profile.english_in_koen
+        assert all(0 < share < 1 for share in shares) and len(set(shares)) == len(shares) >= (profile.name != "v5e-256")
 
 
 @pytest.fixture(params=notebook.NAMES)

@@ -62,3 +62,30 @@ def test_the_readme_shows_these_numbers(bits, ended):
         cells = [cell.strip().strip("*") for cell in row.split("|")[2:-1]]
         assert cells[:2] == [f"{b:.2f}" for b in bits[name]]
         assert [cell.split()[0] for cell in cells[2:]] == [f"{korean:.0%}", f"{english:.0%}"]
+
+
+# ── KoEn ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def koen() -> dict:
+    """{share of English: (percent fewer bits of Korean, percent more bits of English)}, of models that began as the base."""
+    points = {name: values for name, values in results("08-koen")["series"].items() if name != TINY_NAMES.base}
+    return {int(re.search(r"\((\d+)%\)", name)[1]) / 100: tuple(values) for name, values in points.items()}
+
+
+def test_a_tenth_of_english_stops_most_of_the_forgetting_for_little_korean(koen):
+    assert {0.0, *PROFILES["laptop"].english_in_koen} == set(koen)
+    assert koen[0.1][1] <= koen[0.0][1] / 3
+    assert koen[0.0][0] - koen[0.1][0] <= 5
+
+
+def test_more_english_keeps_more_english_and_costs_more_korean(koen):
+    korean, english = zip(*(koen[share] for share in sorted(koen)), strict=True)
+    assert sorted(korean, reverse=True) == list(korean) and sorted(english, reverse=True) == list(english)
+
+
+def test_koen_chats_in_both_languages():
+    ended = {label.split()[-1]: shares for label, shares in results("08-ended-turns")["series"].items()}
+    name = next(name for name in ended["Korean"] if "koen" in name)
+    assert ended["Korean"][name] >= 0.3 and ended["English"][name] >= 0.3
