@@ -252,7 +252,7 @@ def extend(
             values.append(new_values)
             return attention.cached(q, new_keys, new_values, mask)
 
-        x = llama.layer(config, jax.tree.map(jnp.transpose, tree))(x, lambda heads: llama.turn(heads, cos, sin, config.rope), attend)
+        x = llama.layer(config, jax.tree.map(jnp.transpose, tree))(x, lambda heads: llama.rotate(heads, cos, sin, config.rope), attend)
     hidden = llama.rms_norm(x, weights["norm"], config.rms_norm_eps)
     return hidden, KVCache(tuple(keys), tuple(values), cache.start, cache.length + tokens.shape[1])
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from openko import attention
@@ -24,7 +25,7 @@ from openko.rope import Rope
 
 REMAT_POLICIES = {
     "none": None,  # keep every activation
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the products with weights, not attention
+    "dots": jax.checkpoint_policies.save_only_these_names("product"),  # keep the products with weights, not attention
     "full": jax.checkpoint_policies.nothing_saveable,  # keep each layer's input, compute the rest again
 }
 
@@ -58,13 +59,10 @@ def rms_norm(x: Float[Array, "... hidden"], weight: Float[Array, " hidden"], eps
     return weight.astype(x.dtype) * wide.astype(x.dtype)
 
 
-def rotate(x: Float[Array, "batch seq heads head_dim"], angles: Float[Array, "batch seq half"], rope: Rope):
-    """Turn each pair of elements of every head by its angle; in fp32, returned in x's dtype."""
-    return turn(x, jnp.cos(angles), jnp.sin(angles), rope)
-
-
-def turn(x: Float[Array, "batch seq heads head_dim"], cos: Float[Array, "batch seq half"], sin: Float[Array, "batch seq half"], rope: Rope):
-    """`rotate` where cosines and sines are known already."""
+def rotate(
+    x: Float[Array, "batch seq heads head_dim"], cos: Float[Array, "batch seq half"], sin: Float[Array, "batch seq half"], rope: Rope
+):  # fmt: skip
+    """Turn each pair of elements of every head by the angle of that cosine and sine; in fp32, returned in x's dtype."""
     cos, sin = cos[:, :, None], sin[:, :, None]
     wide = x.astype(jnp.float32)
     if rope.layout == "half-split":
@@ -77,7 +75,42 @@ def turn(x: Float[Array, "batch seq heads head_dim"], cos: Float[Array, "batch s
 
 
 def linear(x: Float[Array, "... in"], weight: Float[Array, "out in"]) -> Float[Array, "... out"]:
-    return jnp.einsum("...i,oi->...o", x, weight.astype(x.dtype))
+    return checkpoint_name(_product(x, weight.astype(x.dtype)), "product")
+
+
+@jax.custom_vjp
+def _product(x, weight):
+    return jnp.einsum("...i,oi->...o", x, weight)
+
+
+def _product_slopes(kept, slope):
+    """Both slopes; the weight's by the order that transposes the narrower operand: on CPU it is copied for that, and what makes it
+    (SwiGLU's derivative, say) would be computed once more for the copy."""
+    x, weight = kept
+    tokens = tuple(range(x.ndim - 1))
+    narrows = weight.shape[0] < weight.shape[1]
+    left, right = (slope, x) if narrows else (x, slope)
+    of_weight = jax.lax.dot_general(left, right, ((tokens, tokens), ((), ())))
+    return jnp.einsum("...o,oi->...i", slope, weight), of_weight if narrows else of_weight.T
+
+
+_product.defvjp(lambda x, weight: (_product(x, weight), (x, weight)), _product_slopes)
+
+
+@jax.custom_vjp
+def swiglu(gate: Float[Array, "... mlp"], up: Float[Array, "... mlp"]) -> Float[Array, "... mlp"]:
+    """silu(gate) × up (arXiv 2002.05202). Keeps its two inputs for the backward pass, and nothing else."""
+    return jax.nn.silu(gate) * up
+
+
+def _swiglu_slopes(kept, slope):
+    gate, up = kept
+    sigmoid = jax.nn.sigmoid(gate)
+    silu = gate * sigmoid
+    return slope * up * (sigmoid + silu * (1 - sigmoid)), slope * silu
+
+
+swiglu.defvjp(lambda gate, up: (swiglu(gate, up), (gate, up)), _swiglu_slopes)
 
 
 class Attention(nnx.Module):
@@ -108,8 +141,7 @@ class MLP(nnx.Module):
         self.down_proj = weight(config.hidden_size, config.intermediate_size)
 
     def __call__(self, x):
-        gate = jax.nn.silu(linear(x, self.gate_proj[...]))
-        return linear(gate * linear(x, self.up_proj[...]), self.down_proj[...])
+        return linear(swiglu(linear(x, self.gate_proj[...]), linear(x, self.up_proj[...])), self.down_proj[...])
 
 
 class Layer(nnx.Module):
@@ -166,11 +198,13 @@ class Llama(nnx.Module):
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         angles = self._angles(positions, tokens.shape[1])
+        # Once: without the barrier, XLA computes them anew wherever a layer rotates.
+        cos, sin = jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
         graph, stacked = nnx.split(self.layers)
 
         def run_layer(x, weights):
             layer = nnx.merge(graph, weights)
-            x = layer(x, lambda h: rotate(h, angles, self.config.rope), lambda q, k, v: self.attend(q, k, v, segment_ids))
+            x = layer(x, lambda h: rotate(h, cos, sin, self.config.rope), lambda q, k, v: self.attend(q, k, v, segment_ids))
             return self.constrain(x, ("batch", "seq", "embed_replicated")), None
 
         if self.remat != "none":

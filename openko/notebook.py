@@ -150,6 +150,9 @@ def start(notebook: str, namespace: dict) -> Run:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise InputError(f"out_dir {out} cannot be made ({problem.strerror}): choose another place") from None
+    # What one notebook compiled, another finds there, and so does the same one when it is run again.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str((out / ".cache" / "jax").absolute()))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     warnings.filterwarnings("ignore", message="IProgress not found")  # of libraries' progress bars, which openko does without
     namespace["_openko_started"] = True
     print(f"profile {profile.name} ({profile.hardware}) → {out}")

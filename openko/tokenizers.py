@@ -15,7 +15,7 @@ import shutil
 import types
 import unicodedata
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import jinja2
@@ -136,14 +136,18 @@ class Tokenizer:
         """Chat messages ({"role", "content"}) through the directory's own template."""
         if not self.chat_template:
             raise InputError(f"tokenizer {self.name} has no chat template: take the directory of a chat model, or prompt it as plain text")
-        # As transformers offers it to templates: `break`, the date, and what they call for turns that they do not know.
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-        environment.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: datetime.datetime.now().strftime(form)}
         try:
-            template = environment.from_string(self.chat_template)
-            return template.render(messages=messages, add_generation_prompt=add_generation_prompt, bos_token=BEGIN, eos_token=END)
+            return _template(self.chat_template).render(
+                messages=messages, add_generation_prompt=add_generation_prompt, bos_token=BEGIN, eos_token=END
+            )
         except jinja2.TemplateError as problem:
             raise InputError(f"the chat template of tokenizer {self.name} cannot be used: {problem}") from problem
+
+    @cached_property
+    def _at_special(self) -> re.Pattern:
+        """Splits a text into special tokens and what lies between them; of two that begin alike the longer is taken."""
+        names = sorted(self.special, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, names))})" if names else "(?!)")  # the latter is nowhere
 
     def encode_chat(self, messages: list[dict], *, add_generation_prompt: bool = True) -> list[int]:
         """Ids of a chat. The template's own special tokens become ids; those inside a message's text do not."""
@@ -156,7 +160,7 @@ class Tokenizer:
         ]
         rendered = self.chat_text(held, add_generation_prompt=add_generation_prompt)
         ids, text = [], ""
-        for piece in _cut_at(rendered, self.special):
+        for piece in self._at_special.split(rendered):
             if piece in self.special:
                 ids += self.encode(text) if text else []
                 ids, text = [*ids, self.special[piece]], ""
@@ -595,26 +599,16 @@ def measure(tokenizer: Tokenizer, texts: list[str]) -> dict:
     }
 
 
+@lru_cache(maxsize=8)  # compiling one takes longer than a thousand turns through it
+def _template(source: str) -> jinja2.Template:
+    # As transformers offers it to templates: `break`, the date, and what they call for turns that they do not know.
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    environment.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: datetime.datetime.now().strftime(form)}
+    return environment.from_string(source)
+
+
 def _refuse(message: str):
     raise jinja2.TemplateError(message)
-
-
-def _cut_at(text: str, special: dict[str, int]) -> list[str]:
-    """Text cut into special tokens and what lies between them."""
-    pieces = [text]
-    for token in special:
-        pieces = [p for piece in pieces for p in _split_keeping(piece, token)]
-    return pieces
-
-
-def _split_keeping(text: str, token: str) -> list[str]:
-    if text == token:
-        return [text]
-    parts = text.split(token)
-    kept = [parts[0]]
-    for part in parts[1:]:
-        kept += [token, part]
-    return [p for p in kept if p]
 
 
 def _with_marks(text: str, end: int, claimed: set[int]) -> int:

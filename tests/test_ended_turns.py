@@ -1,6 +1,7 @@
 """openko.evaluation.ended_turns: what counts as an ended turn, and that the prompts are in nobody's training."""
 
 import pytest
+from scipy.stats import binomtest
 
 from openko.corpus.clean import is_hangul
 from openko.evaluation import ended_turns
@@ -78,3 +79,9 @@ def test_ask_stops_at_both_end_tokens():
     assert asked == {
         "prompts": PROMPTS["en"], "terminators": (1, 2), "temperature": 1.0, "top_p": 0.9, "max_new_tokens": 64, "seed": 0
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("good, asked", [(0, 200), (1, 200), (94, 200), (200, 200), (3, 5)])
+def test_intervals_are_those_of_scipy(good, asked):
+    interval = binomtest(good, asked).proportion_ci(method="wilson")
+    assert ended_turns.wilson_interval(good, asked) == pytest.approx((interval.low, interval.high), abs=1e-12)

@@ -24,6 +24,9 @@ def a_kernel_of_its_own(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name in ("JAX_PLATFORMS", "TPU_SKIP_MDS_QUERY"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
+    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        monkeypatch.setenv(name, "known to be undone")
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -152,6 +155,13 @@ def test_a_cpu_profile_keeps_jax_on_the_cpu(parameters, monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS")
     notebook.start("01_tokenizers", parameters("01_tokenizers"))
     assert os.environ["JAX_PLATFORMS"] == "cpu"
+
+
+def test_what_is_compiled_is_kept_in_the_run(parameters, tmp_path):
+    notebook.start("03_pretraining", parameters("03_pretraining"))
+    command = [sys.executable, "-c", "import jax; print(jax.config.jax_compilation_cache_dir)"]
+    asked = subprocess.run(command, capture_output=True, text=True)
+    assert asked.stdout.strip() == str(tmp_path / "out/.cache/jax")
 
 
 def test_the_cell_can_be_run_again_when_the_story_has_names_of_its_own(parameters):

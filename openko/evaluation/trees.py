@@ -284,7 +284,7 @@ def _turns(config, depth):
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="x")
 def _layer(config, tree, x, cos, sin, end):
     layer = llama.layer(config, jax.tree.map(jnp.transpose, tree))
-    return layer(x, lambda heads: llama.turn(heads, cos, sin, config.rope), lambda q, k, v: along_stems(q, k, v, end))
+    return layer(x, lambda heads: llama.rotate(heads, cos, sin, config.rope), lambda q, k, v: along_stems(q, k, v, end))
 
 
 def along_stems(

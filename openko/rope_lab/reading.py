@@ -44,11 +44,11 @@ class Reader:
             weights = jax.tree.map(lambda w: w.astype(jnp.float32), weights)
             for name, order in rows.items():
                 weights["self_attn"][name] = weights["self_attn"][name][order]
-            angles = jnp.broadcast_to(angles, (len(hidden), *angles.shape))
+            cos, sin = (jnp.broadcast_to(f(angles), (len(hidden), *angles.shape)) for f in (jnp.cos, jnp.sin))
             one_document = jnp.zeros(hidden.shape[:2], jnp.int32)
             with jax.default_matmul_precision("highest"):  # accelerators would round the products to bf16 or TF32
                 return llama.layer(config, weights)(
-                    hidden, lambda heads: llama.rotate(heads, angles, config.rope),
+                    hidden, lambda heads: llama.rotate(heads, cos, sin, config.rope),
                     lambda q, k, v: attention.blocked(q, k, v, one_document),
                 )  # fmt: skip
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from openko.llama import cut, join, logits_and_losses
+from openko.llama import cut, join
 
 
 def cross_entropy(
@@ -64,14 +64,17 @@ def _forward(hidden, head, targets, weights, chunk, z_loss, sharded):
     def one_chunk(carry, piece):
         objective, head_gradient = carry
         hidden, targets, weights = piece
-        logits, normaliser, losses = logits_and_losses(hidden, head, targets)
+        logits = jnp.einsum("bsd,vd->bsv", hidden, head, preferred_element_type=jnp.float32)
+        largest = jnp.max(logits, axis=-1)
+        powers = jnp.exp(logits - largest[..., None])  # once, for the sum and for the softmax
+        total = jnp.sum(powers, axis=-1)
+        normaliser = largest + jnp.log(total)
+        losses = normaliser - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
         objective += jnp.sum((losses + z_loss * normaliser**2) * weights)
         # d / d logits = softmax × (1 + 2 z_loss × normaliser) − one-hot, in the precision of the activations for the
         # two products below.
-        softmax = jnp.exp(logits - normaliser[..., None])
-        if z_loss:
-            softmax *= (1 + 2 * z_loss * normaliser)[..., None]
-        slope = (softmax - (words == targets[..., None])) * weights[..., None]
+        share = weights * (1 + 2 * z_loss * normaliser) / total
+        slope = powers * share[..., None] - (words == targets[..., None]) * weights[..., None]
         slope = slope.astype(hidden.dtype)
         hidden_gradient = jnp.einsum("bsv,vd->bsd", slope, head)
         # As [hidden, vocab]: the other way round XLA on CPU would compute the slope a second time, transposed, for this product.

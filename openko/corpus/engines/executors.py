@@ -35,6 +35,8 @@ class DoTask(PipelineStep):
             if not task.done:
                 task.do()
         except Exception as problem:
+            # Into the log first: whoever waits ends this job as soon as the failure is there, perhaps before datatrove has written.
+            logger.error(f"rank {rank} ends with {type(problem).__name__}: {problem}")
             ranks.keep_failure(self.folder, rank, problem)
             raise
         return ()
