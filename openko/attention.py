@@ -17,6 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 from openko.errors import InputError
 
 BLOCK = 64  # query rows per block on CPU: fits the cache, and most of the masked keys are never multiplied
+KEPT = "context"  # by which openko.llama.REMAT_POLICIES know what the splash kernel keeps for its backward pass
 
 
 def reference(q, k, v, mask):
@@ -176,7 +177,7 @@ def splash(q, k, v, segment_ids, *, mesh: Mesh, batch_axes, head_axis, interpret
     })  # fmt: skip
     kernel = kernels.make_splash_mha(
         kernels.MultiHeadMask([kernels.CausalMask((seq, seq))] * (heads // head_shards)),
-        head_shards=1, q_seq_shards=1, block_sizes=sizes, interpret=interpret,
+        head_shards=1, q_seq_shards=1, block_sizes=sizes, interpret=interpret, residual_checkpoint_name=KEPT,
     )  # fmt: skip
     tokens = PartitionSpec(batch_axes, None)
     by_head = PartitionSpec(batch_axes, None, head_axis, None)

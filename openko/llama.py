@@ -10,6 +10,7 @@ is a copy. The layers are stacked: each weight of a layer has a leading axis of 
     logits = model.logits(hidden)                           # [batch, seq, vocab_size], fp32
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -25,7 +26,9 @@ from openko.rope import Rope
 
 REMAT_POLICIES = {
     "none": None,  # keep every activation
-    "dots": jax.checkpoint_policies.save_only_these_names("product"),  # keep the products with weights, not attention
+    "dots": jax.checkpoint_policies.save_only_these_names("attention", "mlp"),  # keep the products with weights
+    # Keep attention's products and what its kernel made (splash's alone has the name), and compute the MLP again, whose products are wide.
+    "attention": jax.checkpoint_policies.save_only_these_names("attention", attention.KEPT),
     "full": jax.checkpoint_policies.nothing_saveable,  # keep each layer's input, compute the rest again
 }
 
@@ -74,8 +77,9 @@ def rotate(
     return turned.astype(x.dtype)
 
 
-def linear(x: Float[Array, "... in"], weight: Float[Array, "out in"]) -> Float[Array, "... out"]:
-    return checkpoint_name(_product(x, weight.astype(x.dtype)), "product")
+def linear(x: Float[Array, "... in"], weight: Float[Array, "out in"], *, name: str) -> Float[Array, "... out"]:
+    """x · weightᵀ in x's dtype. name: by which REMAT_POLICIES keep it."""
+    return checkpoint_name(_product(x, weight.astype(x.dtype)), name)
 
 
 @jax.custom_vjp
@@ -127,9 +131,10 @@ class Attention(nnx.Module):
     def __call__(self, x, rotate, attend):
         """x [batch, seq, hidden]; `rotate(heads)` turns q and k, `attend(q, k, v)` sees all three."""
         batch, seq, _ = x.shape
-        q, k, v = (linear(x, w[...]).reshape(batch, seq, -1, self.config.head_dim) for w in (self.q_proj, self.k_proj, self.v_proj))
+        project = functools.partial(linear, name="attention")
+        q, k, v = (project(x, w[...]).reshape(batch, seq, -1, self.config.head_dim) for w in (self.q_proj, self.k_proj, self.v_proj))
         out = attend(rotate(q), rotate(k), v)
-        return linear(out.reshape(batch, seq, -1), self.o_proj[...])
+        return project(out.reshape(batch, seq, -1), self.o_proj[...])
 
 
 class MLP(nnx.Module):
@@ -141,7 +146,8 @@ class MLP(nnx.Module):
         self.down_proj = weight(config.hidden_size, config.intermediate_size)
 
     def __call__(self, x):
-        return linear(swiglu(linear(x, self.gate_proj[...]), linear(x, self.up_proj[...])), self.down_proj[...])
+        project = functools.partial(linear, name="mlp")
+        return project(swiglu(project(x, self.gate_proj[...]), project(x, self.up_proj[...])), self.down_proj[...])
 
 
 class Layer(nnx.Module):

@@ -257,6 +257,22 @@ def changed(training: Training, changes: Iterable[str]) -> Training:
     return dataclasses.replace(training, **values)
 
 
+def resized(profile: Profile, training: Training, mesh: MeshShape | None = None) -> Profile:
+    """The profile with this training in place of its continued one, and on another mesh if one is given.
+
+    Where a device gets more tokens than in the profile itself, remat "attention" becomes "full": what it keeps grows with them, and
+    was reckoned for the profile's.
+    """
+    made = dataclasses.replace(profile, continued=training, mesh=mesh or profile.mesh)
+    if made.step.remat == "attention" and _tokens_per_device(made) > _tokens_per_device(profile):
+        return dataclasses.replace(made, step=dataclasses.replace(made.step, remat="full"))
+    return made
+
+
+def _tokens_per_device(profile: Profile) -> float:
+    return profile.continued.tokens_per_step / profile.continued.accumulate / (profile.mesh.data * profile.mesh.fsdp)
+
+
 def mesh_from(text: str) -> MeshShape:
     """ "data=2,fsdp=4" -> MeshShape; an axis that is not named is 1."""
     axes = {}
@@ -384,7 +400,7 @@ PROFILES = {
         # earlier recipe for Llama-2-Ko (its training configuration, EasyLM fork).
         Profile(
             name="v5e-256", hardware="TPU v5e-256, 256 × 16 GB", platform="tpu", chip="v5e", model=MODELS["llama-3-8b"],
-            tokenizer="llama-3", mesh=MeshShape(fsdp=256), step=POD_STEP,
+            tokenizer="llama-3", mesh=MeshShape(fsdp=256), step=dataclasses.replace(POD_STEP, remat="attention"),
             corpus="open-ko", corpus_bytes=None, names=CARD_NAMES,
             standin_vocab_size=46_336, pretraining=None, chat_tuning=None,
             continued=Training(steps=8_440, batch_size=256, sequence_length=8192, peak_learning_rate=5e-5,

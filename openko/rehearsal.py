@@ -3,28 +3,33 @@
 `estimate` is arithmetic. `compile_for` hands the very function that `openko train` runs
 (openko.training.step.compile_step) to the TPU compiler, which PyPI's `libtpu` holds whole and which works on an
 ordinary x86-64 Linux CPU; its memory figure is the compiler's own. It runs in a process of its own, for jax fixes its
-platform when it starts. Nobody has run these steps on the hardware: times are bounds, not measurements.
+platform when it starts. What the compiled program does (openko.hlo) then gives FLOPs, bytes of memory and bytes on the links, and
+which of these pass while the chip computes. Nobody has run these steps on the hardware: times are bounds, not measurements.
 
 GB is 1e9 bytes throughout; the compiler's messages speak of GiB, and are converted.
 """
 
 import dataclasses
 import importlib.util
+import itertools
 import json
 import math
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from openko import hlo
 from openko.errors import InputError
 from openko.hardware import BYTES, CHIPS, Chip, flops_per_token, parameter_count
-from openko.profiles import MODELS, POD_STEP, PROFILES, SMALL_TPU_STEP, LlamaConfig, MeshShape, Profile, StepConfig, Training
+from openko.profiles import MODELS, POD_STEP, PROFILES, SMALL_TPU_STEP, LlamaConfig, MeshShape, Profile, StepConfig, Training, resized
 
 CARD_TOKENS = 17.7e9  # what Llama-3-Open-Ko-8B learned from, by its model card
 SESSION_HOURS = 9  # of Kaggle's TPU
@@ -38,8 +43,15 @@ GRIDS = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 RING = 16  # chips: an axis so long closes into a ring, a shorter one is a line
 
 PRODUCT_SHARE = 0.6  # of the bf16 peak, in the upper bound: MaxText publishes 61.1% of it for a whole 16B step on v5e-256
-LANES = 128  # of a TPU's registers: narrower heads are padded, narrower shards are not scattered
-SPLASH_PRODUCTS = 11 / 6  # forward 2, again in the backward pass 2, its dq kernel 3 and dkv kernel 4; 6 are counted as useful
+LANES = 128  # of a TPU's registers: narrower heads are padded, narrower shards are gathered whole
+SCATTERED = 32  # columns a chip: gradients of narrower shards are summed whole and then cut
+# Products of splash attention, of which 6 are counted as useful: forward 2, its dq kernel 3 and dkv kernel 4; with remat 2 more.
+SPLASH_ONCE, SPLASH_AGAIN = 9 / 6, 2 / 6
+# Matrix products of each of the splash kernels, and how many of its operands it reads anew for every block of the others.
+KERNELS = {"splash_mha_fwd": 2, "splash_mha_dq": 3, "splash_mha_dkv": 4}
+READ_ANEW, BLOCK = 2, 512
+PLACES = ("layer forward", "layer backward", "loss", "outside")
+ESTIMATED = ("full", "attention")  # the policies of remat that profiles for TPUs have, which the arithmetic knows
 OVERHEAD = 0.3e9  # bytes a chip: the program itself, the collectives' own buffers, gaps between buffers
 
 
@@ -96,7 +108,7 @@ def profile_for(model: str, topology: str, batch_size: int | None = None, sequen
     _check(config, model, place, batch_size, sequence_length)
     continued = dataclasses.replace(base.continued, batch_size=batch_size, sequence_length=sequence_length)
     if known:
-        return dataclasses.replace(base, continued=continued)
+        return resized(base, continued)
     made = dataclasses.replace(
         base, name=f"{model} on {place.kind}-{chips}", hardware=f"TPU {place.kind}-{chips}", continued=continued,
         mesh=MeshShape(fsdp=chips), step=POD_STEP,
@@ -131,8 +143,18 @@ def state_bytes(config: LlamaConfig, training: Training, step: StepConfig) -> in
     return parameter_count(config) * (BYTES[step.param_dtype] + moments * BYTES[step.moment_dtype])
 
 
+def _keeps_attention(step: StepConfig) -> bool:
+    """Whether attention is computed once."""
+    if step.remat not in ESTIMATED:
+        raise InputError(
+            f"the estimate is for remat {' or '.join(ESTIMATED)}, found {step.remat}: let the compiler say it (benchmarks/pod.py)"
+        )
+    return step.remat == "attention"
+
+
 def memory(profile: Profile, place: Topology) -> dict[str, float]:
-    """Bytes a chip by the arithmetic of remat="full": `state`, `kept` (each layer's input), and `peak` with all the rest.
+    """Bytes a chip by the arithmetic of remat "full" and "attention": `state`, `kept` (each layer's input, and with "attention" the
+    results of its projections and of its kernel), and `peak` with all the rest.
 
     The peak is the larger of two moments: in the loss (a chunk's logits, the gathered head and its fp32 gradient), or in
     the backward pass of a layer (gradients so far, gathered weights, one layer's activations). Of 14 steps that libtpu 0.0.52
@@ -144,6 +166,9 @@ def memory(profile: Profile, place: Topology) -> dict[str, float]:
     tokens, hidden, head = rows * training.sequence_length, c.hidden_size, c.vocab_size * c.hidden_size
     weights = parameter_count(c)
     state, kept = state_bytes(c, training, step) / chips, tokens * c.num_hidden_layers * hidden * compute
+    if _keeps_attention(step):  # q, k, v, the kernel's result and its fp32 log-sum-exp, o
+        heads, kv_heads = c.num_attention_heads, c.num_key_value_heads
+        kept += tokens * c.num_hidden_layers * ((2 * (heads + kv_heads) * c.head_dim + hidden) * compute + 4 * heads)
     # Weights in the dtype of the products, before they are gathered: a copy only where they are stored in another.
     cast = weights * compute / chips if weight != compute else 0
     gathered = compute if chips > 1 else 0
@@ -170,12 +195,14 @@ def traffic(profile: Profile, place: Topology) -> dict[str, float]:
     chunks = training.accumulate * math.ceil(training.sequence_length / step.loss_chunk)
     products = 6 * (layers * (attention + mlp) + head)
     scores = flops_per_token(c, training.sequence_length) - products
-    # The backward pass computes a layer's forward again, but for the last product, whose result is the next layer's input.
-    flops = tokens * (products + 2 * layers * (attention + mlp * 2 / 3) + scores * SPLASH_PRODUCTS)
+    # The backward pass computes a layer's forward again, or its MLP's alone; but for the last product, whose result is the next
+    # layer's input.
+    again = 0 if _keeps_attention(step) else 1
+    flops = tokens * (products + 2 * layers * (again * attention + mlp * 2 / 3) + scores * (SPLASH_ONCE + again * SPLASH_AGAIN))
 
-    # A product reads two operands and writes a result, in four passes (forward, again, two gradients). Norms, rotation, the
-    # kernel's transposes and SwiGLU read and write about twice as much again. The compiler's own count, which has buffers
-    # that never leave the chip's fast memory in it, is 1.2 to 1.8 times this.
+    # A product reads two operands and writes a result, in four passes (forward, again, two gradients); what is kept is written and
+    # read in place of the second. Norms, rotation, the kernel's transposes and SwiGLU read and write about twice as much again. The
+    # compiler's own count, which has buffers that never leave the chip's fast memory in it, is 1.2 to 1.8 times this.
     results = 4 * c.hidden_size + 2 * c.head_dim * (c.num_attention_heads + c.num_key_value_heads)
     results += 3 * (c.hidden_size + c.intermediate_size)
     layer = 3 * 4 * compute * (tokens * results + training.accumulate * (attention + mlp))
@@ -183,14 +210,23 @@ def traffic(profile: Profile, place: Topology) -> dict[str, float]:
     update = 2 * (state_bytes(c, training, step) + parameter_count(c) * BYTES[step.param_dtype]) / chips
     hbm = layers * layer + loss + update
 
-    # Read off the compiled programs: attention's weights are gathered three times, the MLP's twice, in bf16; gradients are
-    # summed in bf16, as an all-reduce (twice the bytes) where a chip's part of a row is narrower than the registers; the
-    # head is gathered in bf16, and its gradient summed in fp32, once for each part of the batch.
-    summed = 2 if c.hidden_size / chips < LANES else 1
-    gathers = layers * (3 * attention + 2 * mlp) * compute
-    gradients = layers * (attention + mlp) * compute * summed
-    links = training.accumulate * (gathers + gradients + head * (compute + 4 * summed)) * (chips - 1) / chips
-    return {"flops": flops, "hbm": hbm, "links": links}
+    # Read off 8B's programs for 2x4, 4x8, 8x16 and 16x16 (openko.hlo): attention's weights are gathered three times (twice where it
+    # is kept) and the MLP's twice, in bf16; gradients are summed in bf16. Where a chip's part of a row is narrower than the registers, k
+    # and v are gathered by all-reduces (twice the bytes), and so are gradients summed where it is very narrow. Else the parts go around
+    # from product to product, which sends each of them two times more than a ring would; only gate and up are gathered in the backward
+    # pass. The head is gathered in bf16 and its gradient summed in fp32 as an all-reduce. Looking words up, and the way back, trade
+    # rows for columns.
+    ring = (chips - 1) / chips
+    if c.hidden_size / chips < LANES:
+        kv = 2 * c.hidden_size * c.num_key_value_heads * c.head_dim
+        summed = 2 if c.hidden_size / chips < SCATTERED else 1
+        layer_links = ((2 + again) * (attention + kv) + 2 * mlp + summed * (attention + mlp)) * compute * ring
+    else:
+        gathered = mlp * 2 / 3
+        layer_links = ((4 * attention + 3 * mlp - gathered) * (chips + 1) / chips + gathered * ring) * compute
+    lookups = 2 * tokens * c.hidden_size * compute * ring
+    links = training.accumulate * (layers * layer_links + head * (compute + 4 * 2) * ring) + lookups
+    return {"flops": flops, "hbm": hbm, "links": links if chips > 1 else 0.0}
 
 
 def estimate(profile: Profile, topology: str) -> dict:
@@ -205,8 +241,6 @@ def estimate(profile: Profile, topology: str) -> dict:
     products, hbm = asked["flops"] / chip.flops, asked["hbm"] / chip.hbm_bandwidth
     links = asked["links"] / place.link_bandwidth if chips > 1 else 0.0
     low, high = max(products, hbm, links), products / PRODUCT_SHARE + hbm + links
-    useful = flops_per_token(profile.model, training.sequence_length) * tokens
-    hours = {bound: CARD_TOKENS / tokens * seconds / 3600 for bound, seconds in (("low", low), ("high", high))}
     return {
         "profile": profile.name,
         "topology": topology,
@@ -221,9 +255,21 @@ def estimate(profile: Profile, topology: str) -> dict:
         "state_gb_per_chip": uses["state"] / 1e9,
         "kept_gb_per_chip": uses["kept"] / 1e9,
         "tokens_per_step": tokens,
-        "flops_per_step": useful,
+        "flops_per_step": flops_per_token(profile.model, training.sequence_length) * tokens,
         "hbm_bytes_per_step": asked["hbm"],
         "collective_bytes_per_step": asked["links"],
+        **_times(profile, place, low, high),
+        "compiled": False,
+        "assumptions": _assumptions(place),
+    }
+
+
+def _times(profile: Profile, place: Topology, low: float, high: float) -> dict[str, float]:
+    """Bounds of a step's seconds, as MFU, hours and dollars too."""
+    chip, chips, tokens = place.chip, place.chips, profile.continued.tokens_per_step
+    useful = flops_per_token(profile.model, profile.continued.sequence_length) * tokens
+    hours = {bound: CARD_TOKENS / tokens * seconds / 3600 for bound, seconds in (("low", low), ("high", high))}
+    return {
         "step_seconds_low": low,
         "step_seconds_high": high,
         "mfu_low": useful / (high * chips * chip.flops),
@@ -232,17 +278,16 @@ def estimate(profile: Profile, topology: str) -> dict:
         "hours": hours["high"],
         "dollars_low": hours["low"] * chips * chip.dollars_per_hour,
         "dollars": hours["high"] * chips * chip.dollars_per_hour,
-        "compiled": False,
-        "assumptions": _assumptions(place),
     }
 
 
-def _assumptions(place: Topology) -> list[str]:
+def _assumptions(place: Topology, compiled: bool = False) -> list[str]:
     chip = place.chip
     links = f"{place.link_bandwidth / 1e9:.0f} GB/s over the links" if place.chips > 1 else "no links"
+    at_once = "at once what the program does at once, memory with it" if compiled else "all of it at once"
     return [
         f"published peaks of a {place.kind}: {chip.flops / 1e12:.0f} TFLOP/s in bf16, {chip.hbm_bandwidth / 1e9:.0f} GB/s of HBM, {links}",
-        "lower bound of the time: everything at its peak, and all of it at once",
+        f"lower bound of the time: everything at its peak, and {at_once}",
         f"upper bound of the time: one after the other, matrix products at {PRODUCT_SHARE:.0%} of the peak",
         "neither bound was measured on a TPU; loading, checkpoints and restarts are not in them",
         f"hours and dollars: {CARD_TOKENS / 1e9:.1f}B tokens, ${chip.dollars_per_hour:.2f} a chip and hour on demand",
@@ -262,7 +307,7 @@ def _row(model: str, topology: str) -> dict:
     profile = profile_for(model, topology, chips)
     plan, batch = estimate(profile, topology), chips
     while plan["fits"]:
-        larger = dataclasses.replace(profile, continued=dataclasses.replace(profile.continued, batch_size=2 * batch))
+        larger = profile_for(model, topology, 2 * batch)
         if not estimate(larger, topology)["fits"]:
             break
         batch, profile, plan = 2 * batch, larger, estimate(larger, topology)
@@ -284,49 +329,127 @@ def _row(model: str, topology: str) -> dict:
 # ── the compiler ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def compile_for(profile: Profile, topology: str, dump_hlo: Path | None = None, say=lambda line: None) -> dict:
+def compile_for(profile: Profile, topology: str, dump_hlo: Path | None = None, say=lambda line: None, whole: bool = True) -> dict:
     """`estimate`, with the compiler's word in place of the arithmetic's where it has one.
 
     fits, hbm_gb_per_chip; compile_seconds, compile_peak_gb (host memory); collectives: how many of each kind stand in the
-    program, where the body of a loop over layers or chunks counts once; said: the compiler's message when it does not fit.
-    dump_hlo: where to write the program as HLO text.
+    program, where the body of a loop over layers or chunks counts once; all that `work` says, and the bounds of the time by it;
+    said: the compiler's message when it does not fit, and then there is no program to be read.
+    dump_hlo: where to write the program as HLO text. whole: without it, the compiler is stopped when every buffer has its place, for
+    the program does not change any more, and the machine code is most of the work; hbm_gb_per_chip is then without that code
+    (0.05 GB for 8B), and compile_seconds and compile_peak_gb are not known.
     """
-    place, plan = topology_of(topology), estimate(profile, topology)
+    place, known = topology_of(topology), profile
+    if profile.step.remat not in ESTIMATED:  # then the compiler alone knows
+        known = dataclasses.replace(profile, step=dataclasses.replace(profile.step, remat="full"))
+    plan = estimate(known, topology) | ({} if known is profile else {"kept_gb_per_chip": None})
     if dump_hlo is not None and (dump_hlo.is_dir() or not dump_hlo.parent.is_dir()):
         raise InputError(f"--dump-hlo {dump_hlo} is not a file in a directory that exists")
     if importlib.util.find_spec("libtpu") is None:
         raise InputError("compiling for a TPU needs the package libtpu: pip install -e '.[rehearsal]'")
-    say("compiling for the TPU: one to three minutes")
+    say("compiling for the TPU: one to three minutes" if whole else "compiling for the TPU, but for the machine code: seconds")
     with tempfile.TemporaryDirectory() as dumps:
-        child = _run_compiler(request_for(profile, topology), Path(dumps))
+        child = _run_compiler(request_for(profile, topology), Path(dumps), whole)
         # The compiler writes the text itself, for jaxlib cannot always read a program of a newer libtpu back.
         program = "".join(p.read_text() for p in Path(dumps).glob("*jit_train_step*.after_optimizations.txt"))
+        report = "".join(p.read_text() for p in Path(dumps).glob("*jit_train_step*memory-usage-report.txt"))
     # Two wordings: "… (35.23G) exceeds available HBM" before buffers are laid out, "Used 16.04G of 15.75G hbm" after.
     refused = re.search(r"(RESOURCE_EXHAUSTED|Ran out of memory).*hbm.*", child.stderr, re.IGNORECASE) if child.returncode else None
-    if child.returncode and not refused:
+    stopped = child.returncode == -signal.SIGKILL and not whole and report
+    if child.returncode and not refused and not stopped:
         raise RuntimeError(f"compiling {profile.name} for {topology} failed:\n{child.stderr[-3000:]}")
     if dump_hlo is not None:
         dump_hlo.write_text(program)
-    plan |= {"compiled": True, "collectives": count_collectives(program)}
+    plan |= {"compiled": True}
     if refused:
         needed = re.search(r"([\d.]+)G(?:\) exceeds| of [\d.]+G hbm)", child.stderr)
         return plan | {"fits": False, "hbm_gb_per_chip": float(needed[1]) * 2**30 / 1e9 if needed else None, "said": refused[0]}
-    answer = json.loads(child.stdout.splitlines()[-1])
+    coordinates, *rest = (json.loads(line) for line in child.stdout.splitlines() if line.startswith(("[", "{")))
+    if stopped:
+        planned = re.search(r"Memory Space: default.*\nTotal bytes: (\d+)", report)
+        rest = [{"hbm_gb_per_chip": int(planned[1]) / 1e9, "compile_seconds": None, "compile_peak_gb": None}]
+    (answer,) = rest
+    plan |= work(hlo.read(program), profile, place, coordinates) | {"assumptions": _assumptions(place, compiled=True)}
     return plan | answer | {"fits": answer["hbm_gb_per_chip"] * 1e9 <= place.hbm_limit}
 
 
-def count_collectives(program: str) -> dict[str, int]:
-    """Collectives in HLO text. One that is cut into overlapping pieces has one channel, and counts once."""
-    found, computation = set(), ""
-    for line in program.splitlines():
-        if line.endswith("{") and not line.startswith(" "):
-            computation = line
-        match = re.search(r" (all-gather|reduce-scatter|all-reduce|all-to-all|collective-permute)(?:-start)?\(", line)
-        if match:
-            # A TPU's reduce-scatter is written as a fusion of that name around an all-reduce and a slice.
-            kind = "reduce-scatter" if "all-reduce-scatter" in computation else match[1]
-            found.add((kind, re.search(r"channel_id=(\d+)|$", line)[1] or line))
-    return {kind: sum(kind == other for other, _ in found) for kind in sorted({kind for kind, _ in found})}
+def work(program: hlo.Program, profile: Profile, place: Topology, coordinates: list) -> dict:
+    """What a compiled step does on one chip, by its program: the plan's keys that it knows better than the arithmetic, and more.
+
+    coordinates: where each of the mesh's devices, in its order, stands in the slice: (x, y). computed_flops_per_chip: with what is
+    computed again. overlapped_share: of the bytes on the wire, those of collectives beside which products run. wire: a row for
+    each kind of collective in each of PLACES: how many there are, how often each runs, bytes a chip sends in a step.
+    seconds_at_peak: of the products, of memory, of all collectives, and of the `waiting` for those that no product hides.
+
+    step_seconds_low: nothing but what a product hides is hidden, and all is at its peak. step_seconds_high: as `estimate` has it.
+    """
+    chip, kernel_flops, kernel_bytes = place.chip, *_kernels(program, profile)
+    flops, hbm = program.flops + kernel_flops, program.hbm_bytes + kernel_bytes
+    links, hidden, rows = 0.0, 0.0, {}
+    for one in program.collectives:
+        seconds = one.wire_bytes / group_bandwidth(place, [coordinates[device] for device in one.group]) if len(one.group) > 1 else 0.0
+        links += one.runs * seconds
+        hidden += one.runs * min(seconds, one.overlapped_flops / chip.flops if one.asynchronous else 0.0)
+        where = place_of(one)
+        key = (PLACES.index(where), one.kind, one.dtype, len(one.group), one.runs, one.overlaps)
+        row = rows.setdefault(key, {"where": where, "kind": one.kind, "dtype": one.dtype, "chips": len(one.group), "overlaps": one.overlaps,
+                                    "count": 0, "runs": one.runs, "bytes_per_step": 0.0})  # fmt: skip
+        row["count"] += 1
+        row["bytes_per_step"] += one.runs * one.wire_bytes
+    wire = sum(row["bytes_per_step"] for row in rows.values())
+    products, memory_seconds, waiting = flops / chip.flops, hbm / chip.hbm_bandwidth, links - hidden
+    low, high = max(products, memory_seconds, hidden) + waiting, products / PRODUCT_SHARE + memory_seconds + links
+    counts = Counter(one.kind for one in program.collectives)
+    return {
+        "computed_flops_per_chip": flops,
+        "hbm_bytes_per_step": hbm,
+        "collective_bytes_per_step": wire,
+        "overlapped_share": sum(row["bytes_per_step"] for row in rows.values() if row["overlaps"]) / wire if wire else 0.0,
+        "collectives": dict(sorted(counts.items())),
+        "wire": [rows[key] for key in sorted(rows)],
+        "seconds_at_peak": {"products": products, "hbm": memory_seconds, "links": links, "waiting": waiting},
+        **_times(profile, place, low, high),
+    }
+
+
+def _kernels(program: hlo.Program, profile: Profile) -> tuple[float, float]:
+    """FLOPs and bytes of memory of the splash kernels, of which a program's text shows operands and results only."""
+    c, training, mesh = profile.model, profile.continued, profile.mesh
+    heads = training.batch_size / training.accumulate / (mesh.data * mesh.fsdp) * c.num_attention_heads / mesh.tensor
+    product = 2 * heads * c.head_dim * training.sequence_length**2 / 2
+    blocks = max(1, training.sequence_length / BLOCK)
+    anew = READ_ANEW * heads * training.sequence_length * c.head_dim * BYTES[profile.step.compute_dtype] * ((blocks + 1) / 2 - 1)
+    flops = moved = 0.0
+    for name, runs in program.kernels.items():
+        products = next((count for kernel, count in KERNELS.items() if name.startswith(kernel)), 0)
+        flops, moved = flops + runs * products * product, moved + runs * bool(products) * anew
+    return flops, moved
+
+
+def place_of(collective: hlo.Collective) -> str:
+    """In which of PLACES a collective of the training step stands, by jax's names of the loops around it."""
+    loops = collective.loops
+    if any(name.endswith("transpose(jvp())/while") for name in loops):
+        return "layer backward"
+    if any(name.endswith("jvp()/while") for name in loops):
+        return "layer forward"
+    return "loss" if any("shard_map" in name for name in (*loops, collective.op_name)) else "outside"
+
+
+def group_bandwidth(place: Topology, coordinates: list) -> float:
+    """Bytes/s that a chip at the end of a group can send within it, by where the group's chips stand.
+
+    Along each of the slice's axes: two links where the group goes all around a ring, one where it is a line. Where every k-th chip
+    is in the group, k such groups share the links.
+    """
+    links = 0.0
+    for axis, side in enumerate(place.sides):
+        at = sorted({chip[axis] for chip in coordinates})
+        if len(at) > 1:
+            step = min(b - a for a, b in itertools.pairwise(at))
+            around = side >= RING and step * len(at) == side
+            links += (2 if around else 1) / step
+    return place.chip.link_bandwidth * links / (2 * len(place.sides))
 
 
 def request_for(profile: Profile, topology: str) -> dict:
@@ -336,13 +459,24 @@ def request_for(profile: Profile, topology: str) -> dict:
     return {"model": model, "topology": topology} | {name: dataclasses.asdict(part) for name, part in parts.items()}
 
 
-def _run_compiler(request: dict, dumps: Path) -> subprocess.CompletedProcess:
+def _run_compiler(request: dict, dumps: Path, whole: bool) -> subprocess.CompletedProcess:
     # No TPU is touched, so that several of these may run at once (libtpu would otherwise lock the machine's).
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
     flags = f"--xla_dump_to={dumps} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=jit_train_step"
     environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
     command = [sys.executable, "-m", "openko.rehearsal", json.dumps(request)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    said = [dumps / "stdout", dumps / "stderr"]
+    with said[0].open("w") as out, said[1].open("w") as err:
+        child = subprocess.Popen(command, stdout=out, stderr=err, env=environment)
+        try:
+            # Written after the program and the report on memory, once buffers have their places.
+            while child.poll() is None and (whole or not any(dumps.glob("*jit_train_step*after_buffer_assignment.txt"))):
+                time.sleep(0.2)
+        finally:
+            if child.poll() is None:
+                child.kill()
+            child.wait()
+    return subprocess.CompletedProcess(command, child.returncode, *(path.read_text(errors="replace") for path in said))
 
 
 def compiled_step(request: dict, devices):
@@ -357,7 +491,11 @@ def compiled_step(request: dict, devices):
 def _compile_here(request: dict) -> dict:
     from jax.experimental import topologies
 
+    from openko.training.sharding import make_mesh
+
     devices = topologies.get_topology_desc(platform="tpu", topology_name=request["topology"]).devices
+    mesh = make_mesh(MeshShape(**request["mesh"]), devices)
+    print(json.dumps([list(device.coords[:2]) for device in mesh.devices.flat]), flush=True)
     began = time.monotonic()
     memory = compiled_step(request, devices).memory_analysis()
     in_use = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes

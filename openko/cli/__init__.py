@@ -62,7 +62,7 @@ def fit(
     topology: Annotated[str | None, typer.Option(help="TPU kind and grid, such as v5e:16x16")] = None,
     batch: Annotated[int | None, typer.Option(help="sequences per step; the profile's by default")] = None,
     sequence_length: Annotated[int | None, typer.Option(help="tokens of a sequence; the profile's by default")] = None,
-    compile: Annotated[bool, typer.Option("--compile", help="compile the real step through libtpu and report its memory")] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="compile the real step through libtpu: its memory, its collectives")] = False,
     dump_hlo: Annotated[Path | None, typer.Option(metavar="FILE", help="with --compile: write the compiled program here")] = None,
     as_json: AsJson = False,
 ):
@@ -85,8 +85,13 @@ def fit(
         return
     profile = rehearsal.profile_for(model, topology, batch, sequence_length)
     answer = rehearsal.compile_for(profile, topology, dump_hlo, say=to_stderr) if compile else rehearsal.estimate(profile, topology)
-    print_record({k: v for k, v in answer.items() if as_json or k != "assumptions"}, as_json)
+    print_record({k: v for k, v in answer.items() if as_json or k not in ("assumptions", "wire", "seconds_at_peak")}, as_json)
     if not as_json:
+        if answer.get("wire"):
+            print(f"\neach chip sends {answer['collective_bytes_per_step'] / 1e9:.1f} GB a step, "
+                  f"{answer['overlapped_share']:.0%} of it while matrix products run:")  # fmt: skip
+            print_rows([_sent(row) for row in answer["wire"] if row["bytes_per_step"] >= 1e6], as_json)
+            print("\nseconds with each at its peak: " + ", ".join(f"{k} {v:.3f}" for k, v in answer["seconds_at_peak"].items()))
         print("\n" + "\n".join(answer["assumptions"]))
     if not answer["fits"]:
         raise typer.Exit(1)
@@ -104,6 +109,19 @@ def _short(row: dict) -> dict:
         "hbm_gb": row["hbm_gb_per_chip"],
         "tokens": f"{row['tokens_per_session'] / 1e9:.2f}B",
         "checkpoint": f"{row['checkpoint_gb']} GB",
+    }
+
+
+def _sent(row: dict) -> dict:
+    """A row of `fit --compile`: one kind of collective in one part of the step."""
+    return {
+        "where": row["where"],
+        "collective": row["kind"],
+        "dtype": row["dtype"],
+        "chips": row["chips"],
+        "runs": row["count"] * row["runs"],
+        "GB": f"{row['bytes_per_step'] / 1e9:.2f}",
+        "beside products": "yes" if row["overlaps"] else "no",
     }
 
 
@@ -134,9 +152,8 @@ def train(
     from openko import profiles
 
     chosen = profiles.get(profile)
-    if mesh is not None:
-        chosen = dataclasses.replace(chosen, mesh=profiles.mesh_from(mesh))
     training = profiles.changed(chosen.continued, changes)
+    chosen = profiles.resized(chosen, training, None if mesh is None else profiles.mesh_from(mesh))
     settings = {"profile": chosen, "training": training, "data": _shares(data), "tokenizer": tokenizer, "start": start}
     if dry_run:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # jax would otherwise take hold of a TPU, and it is not needed
