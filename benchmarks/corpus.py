@@ -8,13 +8,16 @@ hashed and put in order, then packed with the real Llama-3 tokenizer. Memory: th
 what only they hold, looked at ten times a second. Slope: of log seconds against log bytes, 1 where time is linear.
 --profile runs both steps in one process under py-spy and prints the share of samples that end in machine code (regular
 expressions, string methods, hashes, numpy, the tokenizer) and not in a line of Python. C functions without symbols, such as what
-counts for collections.Counter, are taken for the line that calls them, so the share is a lower bound. --json ends with
-{name, ours, peer, ratio, unit, limit}; ours: MB/s at the largest size.
+counts for collections.Counter, are taken for the line that calls them, so the share is a lower bound.
+
+--json ends with {name, ours, peer, ratio, unit, limit, curve, …}; ours: MB/s of text at the largest size, both steps together. peer and
+ratio are null: no other program cleans Korean by these rules, and where a part has a peer it has a benchmark of its own (pack.py,
+dedup.py). limit: MB/s of copying the same files and waiting for the disk, which no program that reads and writes them can pass; it
+leaves out every rule and the tokenizer, whose own limit is pack.py's.
 """
 
 import argparse
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -28,10 +31,9 @@ import korean_text
 import numpy as np
 import psutil
 import yaml
+from side_by_side import CORES, print_result
 
 from openko.manifest import read
-
-CORES = len(os.sched_getaffinity(0))
 
 
 def watched(command: list[str]) -> tuple[float, int]:
@@ -47,6 +49,15 @@ def watched(command: list[str]) -> tuple[float, int]:
     return time.perf_counter() - began, largest
 
 
+def copied(files: list[Path], to: Path) -> float:
+    """Seconds of reading the files and writing them to the disk, as one."""
+    began = time.perf_counter()
+    with open(to, "wb") as file:
+        subprocess.run(["cat", *files], stdout=file, check=True)
+        os.fsync(file.fileno())
+    return time.perf_counter() - began
+
+
 def made_recipe(place: Path) -> Path:
     # benchmarks/dedup.py measures the removal of near-copies.
     place.write_text(yaml.safe_dump({"name": "made", "near-duplicates": False, "sources": [
@@ -58,7 +69,8 @@ def curve(pool: list[str], here: Path, gigabytes: list[float], workers: int) -> 
     rows = []
     for size in gigabytes:
         shutil.rmtree(here, ignore_errors=True)
-        korean_text.write(pool, int(size * 1e9), here / "raw", files=8)
+        files = korean_text.write(pool, int(size * 1e9), here / "raw", files=8)
+        copying = copied(files, here / "copied")
         openko = [sys.executable, "-m", "openko.cli", "corpus"]
         options = ["--workers", str(workers), "--json"]
         clean = watched(
@@ -68,10 +80,10 @@ def curve(pool: list[str], here: Path, gigabytes: list[float], workers: int) -> 
         facts = read(here / "shards").facts
         rows.append({
             "gigabytes": size, "clean_seconds": clean[0], "pack_seconds": packed[0], "clean_mb": clean[1] / 1e6, "pack_mb": packed[1] / 1e6,
-            "documents": facts["documents"], "tokens": facts["tokens"],
+            "documents": facts["documents"], "tokens": facts["tokens"], "copy_seconds": copying,
         })  # fmt: skip
         print(f"{size:5.2f} GB  clean {clean[0]:6.1f} s {clean[1] / 1e6:5.0f} MB   pack {packed[0]:6.1f} s {packed[1] / 1e6:5.0f} MB   "
-              f"{facts['documents']:,} documents, {facts['tokens']:,} tokens", flush=True)  # fmt: skip
+              f"{facts['documents']:,} documents, {facts['tokens']:,} tokens   copy {copying:.2f} s", flush=True)  # fmt: skip
     shutil.rmtree(here)
     return rows
 
@@ -142,8 +154,9 @@ def main() -> None:
     hours = 61e3 / (speed / asked.workers * 16) / 3600
     print(f"{speed:.1f} MB/s with {asked.workers} processes; 61 GB on 16 cores at this speed a core: {hours:.1f} h")
     if asked.json:
-        numbers = {"ours": round(speed, 2), "peer": None, "ratio": None, "unit": "MB/s", "limit": None}
-        print(json.dumps({"name": "corpus", **numbers, "curve": rows}))
+        slopes = {f"{step}_slope": slope(rows, f"{step}_seconds") for step in ("clean", "pack") if len(rows) > 1}
+        limit = last["gigabytes"] * 1e3 / last["copy_seconds"]
+        print_result("corpus", ours=speed, peer=None, ratio=None, unit="MB/s", limit=limit, curve=rows, **slopes)
 
 
 if __name__ == "__main__":

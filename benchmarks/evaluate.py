@@ -12,46 +12,29 @@ matrix product.
 """
 
 import argparse
-import json
-import multiprocessing
-import os
 import tempfile
-import time
+from dataclasses import replace
 from pathlib import Path
 from pydoc_data.topics import topics
 from statistics import median
 
-import jax
-import jax.numpy as jnp
+import side_by_side
+from side_by_side import CORES, Side, answer, multiplying, print_result, seconds
 
-from openko import hf_weights, llama, tokenizers
-from openko.evaluation import tasks
+from openko import hardware
 from openko.profiles import LlamaConfig
-from openko.rope import Rope
 
+# Neither jax nor torch is imported above: each process holds its own alone.
 ASKED = {"loglikelihood": ("haerae", "kobest"), "generate_until": ("kmmlu_direct_korean_history", "kmmlu_direct_biology")}
 BATCHES = {"loglikelihood": (4, 8, 16, 32), "generate_until": (8, 16)}
-SHAPES = {
-    "7M": LlamaConfig(
-        vocab_size=8192, hidden_size=256, intermediate_size=896, num_hidden_layers=6, num_attention_heads=8, num_key_value_heads=2,
-        head_dim=32, rope=Rope(theta=5e5), max_position_embeddings=4096, tie_word_embeddings=True,
-    ),
-    # SmolLM2-135M's numbers, from its config.json, over a smaller vocabulary.
-    "135M": LlamaConfig(
-        vocab_size=8192, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
-        head_dim=64, rope=Rope(theta=1e5), max_position_embeddings=8192, tie_word_embeddings=True,
-    ),
-}  # fmt: skip
-
-
-def seconds(work) -> tuple[float, object]:
-    began = time.perf_counter()
-    result = work()
-    return time.perf_counter() - began, result
+# SmolLM2's 135M over a smaller vocabulary, which the tokenizer of `write_model` has.
+SHAPES = {"7M": side_by_side.SHAPES["7M"], "135M": replace(side_by_side.SHAPES["135M"], vocab_size=8192)}
 
 
 def requests_of(kind: str, num_fewshot: int, limit: int) -> list:
     """The harness's own requests of one kind, the same in each process."""
+    from openko.evaluation import tasks
+
     with tasks.quiet():
         loaded = tasks.load(ASKED[kind], data_dir=tasks.PRACTICE, num_fewshot=num_fewshot)["tasks"].values()
         for task in loaded:
@@ -63,15 +46,19 @@ def requests_of(kind: str, num_fewshot: int, limit: int) -> list:
 
 def serve(lm, num_fewshot: int, limit: int, pipe) -> None:
     """Answers (kind, batch size or None) with (seconds, what the model answered, how many tokens it drew if it knows)."""
+    from openko.evaluation import tasks
+
     asked_for = {kind: requests_of(kind, num_fewshot, limit) for kind in ASKED}
-    while (asked := pipe.recv()) is not None:
-        kind, batch = asked
+
+    def timed(kind: str, batch: int | None) -> tuple[float, list, int]:
         if batch is not None:
             lm.batch_size_per_gpu = batch
         before = getattr(lm, "drawn", 0)
         with tasks.quiet():
-            took, answers = seconds(lambda kind=kind: getattr(lm, kind)(asked_for[kind], disable_tqdm=True))
-        pipe.send((took, answers, getattr(lm, "drawn", 0) - before))
+            took, answers = seconds(lambda: getattr(lm, kind)(asked_for[kind], disable_tqdm=True))
+        return took, answers, getattr(lm, "drawn", 0) - before
+
+    answer(pipe, timed)
 
 
 def ours(directory: Path, num_fewshot: int, limit: int, pipe) -> None:
@@ -84,48 +71,24 @@ def theirs(directory: Path, num_fewshot: int, limit: int, pipe) -> None:
     import torch
     from lm_eval.models.huggingface import HFLM
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    from openko.evaluation import tasks
+
+    torch.set_num_threads(CORES)
     with tasks.quiet():
         lm = HFLM(pretrained=str(directory), device="cpu", dtype="float32")
     serve(lm, num_fewshot, limit, pipe)
 
 
-class Side:
-    """One of the two, in its own process."""
-
-    def __init__(self, work, *arguments):
-        context = multiprocessing.get_context("spawn")
-        self._pipe, other = context.Pipe()
-        self._process = context.Process(target=work, args=(*arguments, other), daemon=True)
-        self._process.start()
-        other.close()  # so that this end learns when the process is gone
-
-    def __call__(self, *asked):
-        try:
-            self._pipe.send(asked)
-            return self._pipe.recv()
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            self._process.join()
-            raise SystemExit(f"a side ended with exit code {self._process.exitcode}: what it said stands above") from None
-
-    def end(self) -> None:
-        self._pipe.send(None)
-
-
 def write_model(directory: Path, config: LlamaConfig) -> None:
     """Random weights, and a tokenizer that has seen the questions' Korean and Python's English."""
+    from openko import tokenizers
+    from openko.evaluation import tasks
+
     korean = [" ".join(str(v) for v in row.values()) for path in sorted(tasks.PRACTICE.rglob("*.jsonl")) for row in tasks.records(path)]
     tokenizer = tokenizers.train([*korean * 4, *topics.values()], config.vocab_size, "benchmark")
     ends = {"bos_token_id": tokenizer[tokenizers.BEGIN], "eos_token_id": tokenizer[tokenizers.END]}
-    hf_weights.save(directory, config, llama.init(config, jax.random.key(0)), carried=ends)
+    side_by_side.write_model(directory, config, carried=ends)
     tokenizer.save(directory)
-
-
-def multiplying() -> float:
-    """Seconds of one floating-point operation in a large matrix product."""
-    matrix = jnp.ones((2048, 2048), jnp.float32)
-    product = jax.jit(jnp.matmul)
-    return median(seconds(lambda: product(matrix, matrix).block_until_ready())[0] for _ in range(20)) / (2 * 2048**3)
 
 
 def least_tokens(directory: Path, kind: str, num_fewshot: int, limit: int, drawn: int) -> int:
@@ -151,7 +114,7 @@ def compare(config: LlamaConfig, directory: Path, mine: Side, peer: Side, kind: 
     pairs = [(peer(kind, best)[0], mine(kind, None)[0]) for _ in range(rounds)]
     theirs, own = (median(column) for column in zip(*pairs, strict=True))
     tokens = least_tokens(directory, kind, num_fewshot, limit, drawn)
-    weights = llama.parameter_count(config) - (0 if kind == "generate_until" else config.vocab_size * config.hidden_size)
+    weights = hardware.parameter_count(config) - (0 if kind == "generate_until" else config.vocab_size * config.hidden_size)
     if kind == "loglikelihood":
         unlike = {"worst": max(abs(a[0] - b[0]) for a, b in zip(answers, reference, strict=True))}
     else:
@@ -197,8 +160,7 @@ def main() -> None:
         peer.end()
     if arguments.json:
         for kind, found in results.items():
-            name = f"evaluate-{arguments.shape}-{kind}"
-            print(json.dumps({"name": name, "unit": "requests/s"} | {k: round(v, 6) for k, v in found.items()}))
+            print_result(f"evaluate-{arguments.shape}-{kind}", unit="requests/s", **found)
 
 
 if __name__ == "__main__":

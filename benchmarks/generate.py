@@ -11,40 +11,18 @@ times measured here: reading the weights once a token, and multiplying by them a
 """
 
 import argparse
-import json
-import multiprocessing
-import os
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+from side_by_side import CORES, SHAPES, Side, answer, multiplying, print_result, seconds, write_model
 
-from openko import decoding, hf_weights, llama
+from openko import hardware
 from openko.profiles import LlamaConfig
-from openko.rope import Rope
 
+# Neither jax nor torch is imported above: each process holds its own alone.
 PROMPT = 64
-SHAPES = {
-    "7M": LlamaConfig(
-        vocab_size=8192, hidden_size=256, intermediate_size=896, num_hidden_layers=6, num_attention_heads=8, num_key_value_heads=2,
-        head_dim=32, rope=Rope(theta=5e5), max_position_embeddings=4096, tie_word_embeddings=True,
-    ),
-    # SmolLM2-135M's numbers, from its config.json.
-    "135M": LlamaConfig(
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
-        head_dim=64, rope=Rope(theta=1e5), max_position_embeddings=8192, tie_word_embeddings=True,
-    ),
-}  # fmt: skip
-
-
-def seconds(work) -> tuple[float, object]:
-    began = time.perf_counter()
-    result = work()
-    return time.perf_counter() - began, result
 
 
 def prompts_of(config: LlamaConfig, batch: int) -> list[list[int]]:
@@ -53,25 +31,25 @@ def prompts_of(config: LlamaConfig, batch: int) -> list[list[int]]:
 
 def ours(config: LlamaConfig, directory: Path, pipe) -> None:
     """Answers (batch, new tokens) with (seconds, tokens), and "limits" with `limits`."""
+    from openko import decoding
+
     decoder = decoding.load(directory)
 
     def generate(batch: int, count: int):
         prompts = prompts_of(config, batch)
         return seconds(lambda: decoder.generate(prompts, terminators=(), temperature=0.0, max_new_tokens=count, say=lambda line: None))
 
-    while (asked := pipe.recv()) is not None:
-        pipe.send(limits(config) if asked == "limits" else generate(*asked))
+    answer(pipe, lambda *asked: limits(config) if asked == ("limits",) else generate(*asked))
 
 
 def limits(config: LlamaConfig) -> tuple[float, float]:
     """Seconds to read all weights once, and seconds of one floating-point operation in a large matrix product."""
-    cores = len(os.sched_getaffinity(0))
-    weights = jnp.ones((cores, llama.parameter_count(config) // cores), jnp.float32)  # a row for each core to read
-    matrix = jnp.ones((2048, 2048), jnp.float32)
-    total, product = jax.jit(lambda x: jnp.sum(x, axis=1)), jax.jit(jnp.matmul)
-    reading = median(seconds(lambda: total(weights).block_until_ready())[0] for _ in range(20))
-    multiplying = median(seconds(lambda: product(matrix, matrix).block_until_ready())[0] for _ in range(20))
-    return reading, multiplying / (2 * 2048**3)
+    import jax
+    import jax.numpy as jnp
+
+    weights = jnp.ones((CORES, hardware.parameter_count(config) // CORES), jnp.float32)  # a row for each core to read
+    total = jax.jit(lambda x: jnp.sum(x, axis=1))
+    return median(seconds(lambda: total(weights).block_until_ready())[0] for _ in range(20)), multiplying()
 
 
 def theirs(config: LlamaConfig, directory: Path, pipe) -> None:
@@ -80,7 +58,7 @@ def theirs(config: LlamaConfig, directory: Path, pipe) -> None:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(CORES)
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
 
     def generate(batch: int, count: int):
@@ -89,24 +67,7 @@ def theirs(config: LlamaConfig, directory: Path, pipe) -> None:
         spent, found = seconds(lambda: model.generate(ids, attention_mask=torch.ones_like(ids), **how))
         return spent, found[:, PROMPT:].tolist()
 
-    while (asked := pipe.recv()) is not None:
-        pipe.send(generate(*asked))
-
-
-class Side:
-    """One of the two, in its own process."""
-
-    def __init__(self, work, config: LlamaConfig, directory: Path):
-        context = multiprocessing.get_context("spawn")
-        self._pipe, other = context.Pipe()
-        context.Process(target=work, args=(config, directory, other), daemon=True).start()
-
-    def __call__(self, asked):
-        self._pipe.send(asked)
-        return self._pipe.recv()
-
-    def end(self) -> None:
-        self._pipe.send(None)
+    answer(pipe, generate)
 
 
 def equal_share(ours: list[list[int]], theirs: list[list[int]]) -> float:
@@ -116,13 +77,13 @@ def equal_share(ours: list[list[int]], theirs: list[list[int]]) -> float:
 
 
 def compare(config: LlamaConfig, mine: Side, peer: Side, batch: int, new_tokens: int, rounds: int) -> dict:
-    first_call, found = mine((batch, new_tokens))
-    same = equal_share(found, peer((batch, new_tokens))[1])
-    pairs = [(peer((batch, new_tokens))[0], mine((batch, new_tokens))[0]) for _ in range(rounds)]
-    starts = [(peer((batch, 1))[0], mine((batch, 1))[0]) for _ in range(rounds + 1)][1:]
+    first_call, found = mine(batch, new_tokens)
+    same = equal_share(found, peer(batch, new_tokens)[1])
+    pairs = [(peer(batch, new_tokens)[0], mine(batch, new_tokens)[0]) for _ in range(rounds)]
+    starts = [(peer(batch, 1)[0], mine(batch, 1)[0]) for _ in range(rounds + 1)][1:]
     theirs, ours = (median(column) for column in zip(*pairs, strict=True))
-    reading, multiplying = mine("limits")
-    step = max(reading, 2 * llama.parameter_count(config) * batch * multiplying)
+    reading, operation = mine("limits")
+    step = max(reading, 2 * hardware.parameter_count(config) * batch * operation)
     return {
         "ours": batch * new_tokens / ours, "peer": batch * new_tokens / theirs,
         "ratio": median(theirs / ours for theirs, ours in pairs), "limit": batch / step, "equal": same,
@@ -141,7 +102,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config, results = SHAPES[arguments.shape], {}
     with tempfile.TemporaryDirectory() as directory:
-        hf_weights.save(Path(directory), config, llama.init(config, jax.random.key(0)))
+        write_model(Path(directory), config)
         mine, peer = (Side(work, config, Path(directory)) for work in (ours, theirs))
         for batch in arguments.batch or (1, 16):
             results[batch] = compare(config, mine, peer, batch, arguments.new_tokens, arguments.rounds)
@@ -154,8 +115,7 @@ def main() -> None:
         print(f"compiling {found['compile_seconds']:.1f} s", flush=True)
     if arguments.json:
         for batch, found in results.items():
-            name = f"generate-{arguments.shape}-batch-{batch}"
-            print(json.dumps({"name": name, "unit": "tokens/s"} | {k: round(v, 3) for k, v in found.items()}))
+            print_result(f"generate-{arguments.shape}-batch-{batch}", unit="tokens/s", **found)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ each round the three ways run one after the other, in turn first, each in a proc
 
 The files lie in the page cache where the machine has the memory for them, for all three alike. Printed: medians, ratios, the
 largest resident memory of each process, openko's memory over time, and how much of its result differs from fp32 sums rounded
-once. --json ends with {name, ours, peer, ratio, unit, limit}: seconds; ratio: mergekit's time over ours.
+once. --json ends with {name, ours, peer, ratio, unit, limit}: seconds; ratio: mergekit's time over ours. Without --mergekit the peer
+was not run, and peer and ratio are null.
 
 mergekit wants other versions of its libraries than openko, so it gets an environment of its own:
 
@@ -35,6 +36,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import psutil
+from side_by_side import CORES, print_result
 
 from openko import hf_weights
 from openko.profiles import LlamaConfig
@@ -46,13 +48,14 @@ PIECE = 1 << 20  # weights made at once
 APART = {"base": 0.0, "chat": 0.001, "target": 0.006}
 
 
-def shape(gigabytes: float) -> LlamaConfig:
-    """A Llama of about that many gigabytes in bf16, by its number of layers."""
-    sizes = {"vocab_size": 32_000, "hidden_size": 2048, "intermediate_size": 5632, "num_attention_heads": 32, "num_key_value_heads": 4}
-    ends, layer = 2 * 32_000 * 2048, 2 * 2048 * 2048 + 2 * 256 * 2048 + 3 * 5632 * 2048
+def shape(gigabytes: float, hidden_size: int = 2048, vocab_size: int = 32_000) -> LlamaConfig:
+    """A Llama of about that many gigabytes in bf16, by its number of layers; at least one."""
+    intermediate, heads, kv_heads = hidden_size * 11 // 4, hidden_size // 64, max(1, hidden_size // 512)
+    ends, layer = 2 * vocab_size * hidden_size, hidden_size * (2 * hidden_size + 2 * 64 * kv_heads + 3 * intermediate)
     return LlamaConfig(
-        **sizes, num_hidden_layers=max(1, round((gigabytes * 1e9 / 2 - ends) / layer)), head_dim=64, rope=Rope(theta=5e5),
-        max_position_embeddings=8192, tie_word_embeddings=False,
+        vocab_size=vocab_size, hidden_size=hidden_size, intermediate_size=intermediate, num_attention_heads=heads,
+        num_key_value_heads=kv_heads, num_hidden_layers=max(1, round((gigabytes * 1e9 / 2 - ends) / layer)), head_dim=64,
+        rope=Rope(theta=5e5), max_position_embeddings=8192, tie_word_embeddings=False,
     )  # fmt: skip
 
 
@@ -76,6 +79,15 @@ def write_models(directory: Path, config: LlamaConfig) -> None:
         hf_weights.write_tensors(directory / model, entries, shard_bytes=500_000_000)
         ids = {"bos_token_id": 1, "eos_token_id": 2, "torch_dtype": "bfloat16", "dtype": "bfloat16"}
         hf_weights.write_configs(directory / model, config, ids)
+
+
+def written_apart(directory: Path, config: LlamaConfig) -> None:
+    """`write_models` in a process of its own, because a child's largest memory counts from its parent's at the fork."""
+    writer = multiprocessing.Process(target=write_models, args=(directory, config))
+    writer.start()
+    writer.join()
+    if writer.exitcode:
+        sys.exit(f"the models could not be written into {directory}")
 
 
 def run(command: list[str], *, curve: bool = False) -> dict:
@@ -138,7 +150,7 @@ def _ordinal(x: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=2.8, help="of each model")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--directory", type=Path, default=Path("runs"), help="where the models are written, on the disk to be measured")
@@ -150,12 +162,9 @@ def main() -> None:
     here = Path(tempfile.mkdtemp(prefix="merge-", dir=asked.directory)).resolve()
     try:
         config = shape(asked.gigabytes)
-        # Apart, because a child's largest memory counts from its parent's at the fork.
-        writer = multiprocessing.Process(target=write_models, args=(here, config))
-        writer.start()
-        writer.join()
+        written_apart(here, config)
         size = sum(path.stat().st_size for path in (here / "target").glob("*.safetensors"))
-        print(f"three models of {size / 1e9:.2f} GB, {config.num_hidden_layers} layers, {len(os.sched_getaffinity(0))} cores", flush=True)
+        print(f"three models of {size / 1e9:.2f} GB, {config.num_hidden_layers} layers, {CORES} cores", flush=True)
         if not asked.mergekit:
             print("mergekit is left out: make it an environment (see this file's first lines) and give --mergekit")
         ways = commands(here, asked.mergekit)
@@ -196,8 +205,8 @@ def report(here: Path, ways: dict, runs: dict[str, list[dict]], asked) -> None:
             print(f"\n{way}: {other:,} of {weights:,} weights are not the fp32 sum rounded once; furthest {furthest} bf16 steps", end="")
     print()
     if asked.json:
-        numbers = {"ours": seconds["openko"], "peer": seconds.get("mergekit"), "ratio": ratio, "unit": "s", "limit": seconds["limit"]}
-        print(json.dumps({"name": "merge"} | {k: round(v, 3) if isinstance(v, float) else v for k, v in numbers.items()}))
+        more = {f"{way}_peak_mb": peak[way] / 1e6 for way in ways} | {"rounds": asked.rounds}
+        print_result("merge", ours=seconds["openko"], peer=seconds.get("mergekit"), ratio=ratio, unit="s", limit=seconds["limit"], **more)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import argparse
 import base64
 import json
 import multiprocessing
-import os
 import shutil
 import subprocess
 import sys
@@ -22,12 +21,11 @@ from statistics import median
 
 import korean_text
 import numpy as np
+from side_by_side import CORES, print_result
 
 from openko import shards, tokenizers
 from openko.corpus import build, engines, pack, parts
 from openko.corpus.recipe import parse
-
-CORES = len(os.sched_getaffinity(0))
 
 
 def llama3_json(directory: Path) -> Path:
@@ -122,7 +120,7 @@ def main() -> None:
     if not same:
         raise SystemExit("the ids differ")
     if asked.json:
-        print(json.dumps({"name": "pack", **{k: round(v, 2) for k, v in speeds.items()}, "ratio": round(ratio, 2), "unit": "MB/s"}))
+        print_result("pack", **speeds, ratio=ratio, unit="MB/s", megabytes=size / 1e6)
 
 
 if __name__ == "__main__":

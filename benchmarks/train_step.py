@@ -16,41 +16,35 @@ took. The limit: the step's FLOPs at the speed of one large matrix product, meas
 """
 
 import argparse
-import json
 import os
 import resource
 import time
+from collections.abc import Callable
 from statistics import median
 
 import numpy as np
+import side_by_side
+from side_by_side import CORES, Side, answer, multiplying, print_result, seconds
 
 from openko import hardware, profiles
 from openko.profiles import LlamaConfig, Training
-from openko.rope import Rope
 
 # Neither jax nor torch is imported above: each process holds its own alone.
-SHAPES = {
-    "7M": LlamaConfig(
-        vocab_size=8192, hidden_size=256, intermediate_size=896, num_hidden_layers=6, num_attention_heads=8, num_key_value_heads=2,
-        head_dim=32, rope=Rope(theta=5e5), max_position_embeddings=4096, tie_word_embeddings=True,
-    ),
-    "laptop": profiles.MODELS["tiny-llama3"],
-}  # fmt: skip
+SHAPES = {"7M": side_by_side.SHAPES["7M"], "laptop": profiles.MODELS["tiny-llama3"]}
 BATCHES = {"7M": (8, 512), "laptop": (4, 256)}
 DOCUMENT = 150  # tokens, on average
 
 
-def training(shape: str) -> Training:
-    rows, length = BATCHES[shape]
+def training(rows: int, length: int) -> Training:
     return Training(
         steps=100_000, batch_size=rows, sequence_length=length, peak_learning_rate=1e-3, final_learning_rate=1e-4, warmup_steps=100
     )
 
 
-def batch_of(shape: str) -> dict[str, np.ndarray]:
+def batch_of(vocab_size: int, rows: int, length: int) -> dict[str, np.ndarray]:
     """Random tokens in random documents, as openko.training.data lays them out."""
-    rng, (rows, length) = np.random.default_rng(0), BATCHES[shape]
-    tokens = rng.integers(0, SHAPES[shape].vocab_size, (rows, length + 1), np.int32)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, vocab_size, (rows, length + 1), np.int32)
     begins = rng.random((rows, length)) < 1 / DOCUMENT
     begins[:, 0] = True
     here = np.arange(length, dtype=np.int32)
@@ -69,14 +63,17 @@ def serve(run, before: int, began: float, pipe) -> None:
     """Answers a number of steps with {"seconds", "cpu", "peak", "first"}; `first` is building, compiling and the first step."""
     run(1)
     first = time.perf_counter() - began
-    while (asked := pipe.recv()) is not None:
-        wall, cpu = time.perf_counter(), time.process_time()
-        run(*asked)
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        pipe.send({"seconds": wall, "cpu": cpu, "peak": peak_bytes() - before, "first": first})
+
+    def timed(count: int) -> dict:
+        cpu = time.process_time()
+        wall, _ = seconds(lambda: run(count))
+        return {"seconds": wall, "cpu": time.process_time() - cpu, "peak": peak_bytes() - before, "first": first}
+
+    answer(pipe, timed)
 
 
-def ours(shape: str, pipe) -> None:
+def our_steps(config: LlamaConfig, rows: int, length: int) -> Callable[[int], None]:
+    """What `openko train` runs, compiled and ready: called with a number of steps."""
     import jax
 
     from openko import llama
@@ -85,11 +82,10 @@ def ours(shape: str, pipe) -> None:
     from openko.training.sharding import make_mesh
     from openko.training.step import compile_step, new_state
 
-    before, began = peak_bytes(), time.perf_counter()
     keep_freed_memory()
-    config, run = SHAPES[shape], training(shape)
+    run = training(rows, length)
     step = compile_step(config, run, CPU_STEP, make_mesh(MeshShape()))
-    batch = jax.device_put(batch_of(shape))
+    batch = jax.device_put(batch_of(config.vocab_size, rows, length))
     state = new_state(llama.init(config, jax.random.key(0)), run, CPU_STEP)
 
     def steps(count: int) -> None:
@@ -98,7 +94,14 @@ def ours(shape: str, pipe) -> None:
             state, metrics = step(state, batch)
             float(metrics["loss"])
 
-    serve(steps, before, began, pipe)
+    return steps
+
+
+def ours(shape: str, pipe) -> None:
+    import openko.training.step  # noqa: F401  # with jax and flax, whose memory is not counted
+
+    before, began = peak_bytes(), time.perf_counter()
+    serve(our_steps(SHAPES[shape], *BATCHES[shape]), before, began, pipe)
 
 
 def theirs(shape: str, adamw: str, compiled: bool, pipe) -> None:
@@ -109,8 +112,8 @@ def theirs(shape: str, adamw: str, compiled: bool, pipe) -> None:
 
     before, began = peak_bytes(), time.perf_counter()
     keep_freed_memory()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    c, run = SHAPES[shape], training(shape)
+    torch.set_num_threads(CORES)
+    c, run = SHAPES[shape], training(*BATCHES[shape])
     model = transformers.LlamaForCausalLM._from_config(transformers.LlamaConfig(
         vocab_size=c.vocab_size, hidden_size=c.hidden_size, intermediate_size=c.intermediate_size, num_hidden_layers=c.num_hidden_layers,
         num_attention_heads=c.num_attention_heads, num_key_value_heads=c.num_key_value_heads, head_dim=c.head_dim,
@@ -121,7 +124,7 @@ def theirs(shape: str, adamw: str, compiled: bool, pipe) -> None:
         model.parameters(), lr=run.peak_learning_rate, betas=(run.adam_b1, run.adam_b2), eps=run.adam_eps,
         weight_decay=run.weight_decay, **{adamw: True},
     )  # fmt: skip
-    ids = torch.from_numpy(batch_of(shape)["tokens"]).long()
+    ids = torch.from_numpy(batch_of(c.vocab_size, *BATCHES[shape])["tokens"]).long()
     forward = torch.compile(model) if compiled else model
 
     def steps(count: int) -> None:
@@ -136,23 +139,8 @@ def theirs(shape: str, adamw: str, compiled: bool, pipe) -> None:
     serve(steps, before, began, pipe)
 
 
-def multiplying() -> float:
-    """Seconds of one floating-point operation in a large matrix product."""
-    import jax
-    import jax.numpy as jnp
-
-    matrix, product = jnp.ones((2048, 2048), jnp.float32), jax.jit(jnp.matmul)
-    spent = []
-    for _ in range(20):
-        began = time.perf_counter()
-        product(matrix, matrix).block_until_ready()
-        spent.append(time.perf_counter() - began)
-    return median(spent) / (2 * 2048**3)
-
-
 def speed(pipe) -> None:
-    while pipe.recv() is not None:
-        pipe.send(multiplying())
+    answer(pipe, multiplying)
 
 
 def main() -> None:
@@ -163,8 +151,6 @@ def main() -> None:
     parser.add_argument("--torch-compile", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    from evaluate import Side  # here, and not above: a child that loads this file should load nothing more
-
     shape, count = arguments.shape, arguments.steps or {"7M": 3, "laptop": 30}[arguments.shape]
     sides = {f"torch, {adamw} AdamW": Side(theirs, shape, adamw, False) for adamw in ("fused", "foreach")}
     if arguments.torch_compile:
@@ -179,14 +165,14 @@ def main() -> None:
         order = [("ours", mine), ("peer", sides[peer])]
         rounds.append({name: side(count) for name, side in order[:: 1 if number % 2 else -1]} | {"flop": limit()})
 
-    run = training(shape)
+    run = training(*BATCHES[shape])
     tokens = count * run.tokens_per_step
     rate = {who: tokens / median(r[who]["seconds"] for r in rounds) for who in ("ours", "peer")}
     ratio = median(r["peer"]["seconds"] / r["ours"]["seconds"] for r in rounds)
     cpu = {who: median(r[who]["cpu"] for r in rounds) / count for who in ("ours", "peer")}
     peak = {who: max(r[who]["peak"] for r in rounds) / 1e6 for who in ("ours", "peer")}
     bound = 1 / (hardware.flops_per_token(SHAPES[shape], run.sequence_length) * median(r["flop"] for r in rounds))
-    print(f"{shape}, batch {run.batch_size} × {run.sequence_length}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}")
+    print(f"{shape}, batch {run.batch_size} × {run.sequence_length}, {CORES} cores, load {os.getloadavg()[0]:.1f}")
     print(f"openko {rate['ours']:,.0f} tokens/s, {cpu['ours']:.2f} processor seconds a step, peak {peak['ours']:,.0f} MB; ", end="")
     print(f"building and compiling {rounds[0]['ours']['first']:.1f} s")
     print(f"{peer} {rate['peer']:,.0f} tokens/s, {cpu['peer']:.2f} processor seconds a step, peak {peak['peer']:,.0f} MB")
@@ -195,10 +181,8 @@ def main() -> None:
     for side in (mine, limit, sides[peer]):
         side.end()
     if arguments.json:
-        found = {"ours": rate["ours"], "peer": rate["peer"], "ratio": ratio, "unit": "tokens/s", "limit": bound}
-        found |= {f"{who}_cpu_seconds": cpu[who] for who in cpu} | {f"{who}_peak_mb": peak[who] for who in peak}
-        rounded = {k: round(v, 3) if isinstance(v, float) else v for k, v in found.items()}
-        print(json.dumps({"name": f"train-step-{shape}"} | rounded | {"peer_form": peer}))
+        more = {f"{who}_cpu_seconds": cpu[who] for who in cpu} | {f"{who}_peak_mb": peak[who] for who in peak} | {"peer_form": peer}
+        print_result(f"train-step-{shape}", ours=rate["ours"], peer=rate["peer"], ratio=ratio, unit="tokens/s", limit=bound, **more)
 
 
 if __name__ == "__main__":

@@ -151,9 +151,10 @@ def test_the_summary_names_all_that_was_promised(two_walkthroughs):
     assert 0 < summary["peak_rss_gb"] < 4
     for name in vars(TINY_NAMES).values():
         assert set(summary["bits_per_byte"][name]) == {"ko", "en"}
+        hf_weights.load(notebook.ROOT / summary["models"][name])
+    for name in set(vars(TINY_NAMES).values()) - {TINY_NAMES.koen}:  # of KoEn, its sum with the chat vector is asked
         detail = summary["ended_turns_in_detail"][name]
         assert summary["ended_turns"][name] == detail["ko"]["share"] and detail["en"]["answers"] == detail["ko"]["answers"] >= 200
-        hf_weights.load(notebook.ROOT / summary["models"][name])
     page = (first / "index.html").read_text(encoding="utf-8")
     assert all(f"html/{name}.html" in page and (first / "html" / f"{name}.html").exists() for name in notebook.NAMES)
 
