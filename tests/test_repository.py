@@ -13,8 +13,8 @@ from openko.notebook import ROOT
 
 # From the ground up: a room imports only rooms of lower floors. Rooms of one floor do not know each other.
 FLOORS = (
-    {"errors", "progress", "hlo"}, {"rope"}, {"manifest", "profiles"}, {"shards", "hardware", "staging"}, {"attention", "tokenizers"}, {"llama"},
-    {"hf_weights"},
+    {"errors", "progress", "hlo"}, {"rope"}, {"manifest", "profiles"}, {"shards", "hardware", "staging"}, {"attention", "tokenizers"},
+    {"llama"}, {"hf_weights"},
     {"bits_per_byte", "figures", "decoding"}, {"rope_lab", "rehearsal", "sampling", "chat_vector", "training", "corpus", "token_study"},
     {"evaluation"}, {"release"}, {"notebook"}, {"page", "committed"}, {"walkthrough"}, {"cli"},
 )  # fmt: skip
