@@ -97,6 +97,7 @@ def run(work, asked, folder, engine, lines=None):
 # ── a build by Slurm ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_a_build_by_slurm_has_the_same_content_as_one_in_this_process(cluster, tmp_path):
     for folder, make in (("ko", korean), ("en", english)):
         write_jsonl(tmp_path / "data" / folder / "0.jsonl", [{"id": n, "text": make(n % 35)} for n in range(40)])

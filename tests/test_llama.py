@@ -35,7 +35,14 @@ def their_logits(directory, tokens):
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "tied"), [(8, 2, True), (9, 3, False)])
-@pytest.mark.parametrize("rope", [Rope(theta=1e4), Rope(theta=1e5), Rope(theta=5e5), Rope(theta=5e5, scaling=SCALING)], ids=str)
+@pytest.mark.parametrize(
+    "rope",
+    [
+        pytest.param(Rope(theta=1e4), marks=pytest.mark.slow), pytest.param(Rope(theta=1e5), marks=pytest.mark.slow),
+        Rope(theta=5e5), Rope(theta=5e5, scaling=SCALING),
+    ],
+    ids=str,
+)  # fmt: skip
 def test_our_model_read_by_transformers_gives_our_logits(tmp_path, heads, kv_heads, rope, tied):
     config = small_config(num_attention_heads=heads, num_key_value_heads=kv_heads, hidden_size=72, rope=rope, tie_word_embeddings=tied)
     parameters = lively_parameters(config)
@@ -107,8 +114,9 @@ def test_packed_documents_equal_the_documents_alone(config):
     parameters, tokens = lively_parameters(config), np.random.default_rng(1).integers(0, 160, (1, 30))
     segments = np.array([[0] * 12 + [1] * 18])
     positions = np.concatenate([np.arange(12), np.arange(18)])[None]
-    packed = llama.build(config, parameters)(tokens, segment_ids=segments, positions=positions)
-    alone = [llama.build(config, parameters)(part) for part in (tokens[:, :12], tokens[:, 12:])]
+    model = jax.jit(lambda tokens, **more: llama.build(config, parameters)(tokens, **more))
+    packed = model(tokens, segment_ids=segments, positions=positions)
+    alone = [model(part) for part in (tokens[:, :12], tokens[:, 12:])]
     np.testing.assert_allclose(packed, np.concatenate(alone, axis=1), atol=1e-5)
 
 

@@ -74,7 +74,7 @@ def test_loss_by_chunks_equals_the_whole_in_value_and_gradient(chunk):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("tied", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_steps_equal_transformers_with_torch_adamw(tmp_path, tied):
     config = small_config(tie_word_embeddings=tied)
     parameters = lively_parameters(config)
@@ -118,11 +118,11 @@ def assert_close(ours, theirs, tolerance=1e-5):
 @pytest.mark.parametrize(
     ("mesh", "changes"),
     [
-        (MeshShape(fsdp=8), {}),
+        pytest.param(MeshShape(fsdp=8), {}, marks=pytest.mark.slow),
         pytest.param(MeshShape(tensor=2), {}, marks=pytest.mark.slow),
         pytest.param(MeshShape(data=2, fsdp=2, tensor=2), {}, marks=pytest.mark.slow),
-        (MeshShape(data=2, fsdp=2), {"accumulate": 2, "z_loss": 1e-2}),
-        (MeshShape(fsdp=4, tensor=2), {"optimizer": "adafactor"}),
+        pytest.param(MeshShape(data=2, fsdp=2), {"accumulate": 2, "z_loss": 1e-2}, marks=pytest.mark.slow),
+        pytest.param(MeshShape(fsdp=4, tensor=2), {"optimizer": "adafactor"}, marks=pytest.mark.slow),
         (MeshShape(data=2, fsdp=2, tensor=2), {"tied": True}),
     ],
     ids=str,
@@ -152,7 +152,7 @@ def test_four_parts_of_one_row_equal_one_part_of_four_though_their_tokens_differ
     assert_close(in_parts.parameters, at_once.parameters)
 
 
-@pytest.mark.parametrize("kernel", ["blocked", "reference"])
+@pytest.mark.parametrize("kernel", ["blocked", pytest.param("reference", marks=pytest.mark.slow)])
 def test_packed_documents_learn_what_they_teach_alone(config, kernel):
     """Documents of 10, 13 and 9 tokens in one row, or each in a row of its own: the same gradients, so the same weights."""
     lengths, step = (10, 13, 9), dataclasses.replace(STEP, attention=kernel)
@@ -197,7 +197,7 @@ def test_packed_documents_learn_what_they_teach_alone(config, kernel):
     assert_close(results[0][0].parameters, results[1][0].parameters)
 
 
-@pytest.mark.parametrize("remat", ["dots", "attention", "full"])
+@pytest.mark.parametrize("remat", [pytest.param("dots", marks=pytest.mark.slow), "attention", pytest.param("full", marks=pytest.mark.slow)])
 def test_what_is_computed_again_changes_nothing(config, remat):
     parameters = lively_parameters(config)
     kept, losses_kept = run_steps(config, parameters, 2)

@@ -114,6 +114,7 @@ def test_a_time_budget_stops_with_a_checkpoint_and_no_step_is_lost(train, whole,
     same_bytes(tmp_path / "m", whole)
 
 
+@pytest.mark.slow
 def test_continued_on_other_devices_it_comes_to_the_same_weights(train, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Crash):
         at_step(patch, 12, crash)
@@ -252,6 +253,7 @@ def test_a_complete_run_is_not_given_other_numbers(train, tmp_path, changes, sai
         train(tmp_path / "n", checkpoint_dir=tmp_path / "kept", **changes)
 
 
+@pytest.mark.slow
 def test_a_run_can_be_made_longer_from_a_checkpoint_before_the_fall(train, tmp_path):
     """What schedule wsd is for: twelve steps of sixteen were at the peak; sixteen of twenty-four are."""
     settings = {"schedule": "wsd", "decay_steps": 4, "checkpoint_dir": tmp_path / "kept", "saving": Saving(steps=12, keep=9)}
@@ -280,6 +282,7 @@ def test_loss_by_source_and_bits_per_byte_stand_in_the_lines(train, ingredients,
         assert lines[-1][f"bits_per_byte/{name}"] == pytest.approx(bits, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_bits_per_byte_inside_the_loop_are_those_of_one_device(train, tmp_path):
     found = []
     for mesh in (MeshShape(), MeshShape(fsdp=4, tensor=2)):
