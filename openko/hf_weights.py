@@ -231,7 +231,9 @@ def weight_files(directory: Path) -> list[Path]:
         return [directory / n for n in names]
     if single.is_file():
         return [single]
-    raise InputError(f"{directory} has neither model.safetensors nor {INDEX}; other weight formats are not read")
+    foreign = sorted(path.name for pattern in ("pytorch_model*.bin", "*.pth", "*.gguf") for path in directory.glob(pattern))
+    found = f" but {', '.join(foreign)}: transformers' from_pretrained(…).save_pretrained(…) writes safetensors" if foreign else ""
+    raise InputError(f"{directory} has neither model.safetensors nor {INDEX}{found}; other weight formats are not read")
 
 
 class _TooShort(ValueError):

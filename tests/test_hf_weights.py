@@ -204,7 +204,7 @@ def test_missing_directories_and_foreign_formats_are_named(tmp_path):
     with pytest.raises(InputError, match="nowhere"):
         hf_weights.Tensors(tmp_path / "nowhere")
     (tmp_path / "pytorch_model.bin").touch()
-    with pytest.raises(InputError, match=r"model\.safetensors"):
+    with pytest.raises(InputError, match=r"neither model\.safetensors .* but pytorch_model\.bin: .*save_pretrained"):
         hf_weights.Tensors(tmp_path)
 
 
