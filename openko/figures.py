@@ -31,6 +31,7 @@ HANGUL_FONTS = ("NanumGothic", "Noto Sans CJK KR", "Noto Sans KR", "AppleGothic"
 STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
     "axes.unicode_minus": False,  # the Hangul font has a hyphen and no minus sign
+    "axes.formatter.min_exponent": 3,  # 0.01, not a power with such a sign
 }  # fmt: skip
 COLOURS = ("#0b6e99", "#c8553d", "#588157", "#7b5ea7", "#b08900", "#444444")
 SIZE = (7.2, 4.2)  # inches, without a legend below
