@@ -25,6 +25,7 @@ from openko.rope import Llama3Scaling, Rope
 
 KIND = "hf-model"
 INDEX = "model.safetensors.index.json"
+FOREIGN = ("pytorch_model*.bin", "*.pth", "*.gguf")  # weights in forms that are not read
 DTYPES = {"F32": np.dtype("float32"), "F16": np.dtype("float16"), "BF16": np.dtype(ml_dtypes.bfloat16)}
 
 # Fields that must have this value: our Llama has no other.
@@ -231,7 +232,7 @@ def weight_files(directory: Path) -> list[Path]:
         return [directory / n for n in names]
     if single.is_file():
         return [single]
-    foreign = sorted(path.name for pattern in ("pytorch_model*.bin", "*.pth", "*.gguf") for path in directory.glob(pattern))
+    foreign = sorted(path.name for pattern in FOREIGN for path in directory.glob(pattern))
     found = f" but {', '.join(foreign)}: transformers' from_pretrained(…).save_pretrained(…) writes safetensors" if foreign else ""
     raise InputError(f"{directory} has neither model.safetensors nor {INDEX}{found}; other weight formats are not read")
 

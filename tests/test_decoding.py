@@ -109,6 +109,25 @@ def test_second_tokens_follow_the_distribution_after_the_first(config):
     assert (np.abs(counts - expected) <= 5 * np.sqrt(expected * (1 - expected) / len(seconds)) + 2e-3).all()
 
 
+def nucleus(probabilities, top_p):
+    """By sorting: the words of the smallest set that reaches top_p, and how probable each of all words is when drawn from it."""
+    order = np.argsort(-probabilities)
+    inside = order[: int(np.searchsorted(np.cumsum(probabilities[order]), top_p)) + 1]
+    expected = np.zeros(len(probabilities))
+    expected[inside] = probabilities[inside] / probabilities[inside].sum()
+    return inside, expected
+
+
+def test_tokens_outside_the_nucleus_are_never_drawn(config):
+    model = llama.build(config, lively_parameters(config))
+    warm = np.asarray(jax.nn.softmax(model.logits(model(np.array([[5, 6, 7]])))[0, -1] / 0.5), np.float64)
+    inside, expected = nucleus(warm, 0.6)
+    drawn = decoder(config).generate([[5, 6, 7]] * 4000, terminators=(), temperature=0.5, top_p=0.6, max_new_tokens=1, seed=2)
+    counts = np.bincount([d[0] for d in drawn], minlength=160) / 4000
+    assert 1 < len(inside) < 100 and set(np.flatnonzero(counts)) <= set(inside)
+    assert (np.abs(counts - expected) <= 5 * np.sqrt(expected * (1 - expected) / 4000) + 1e-3).all()
+
+
 @pytest.mark.parametrize(
     "settings", [{"top_p": 0.0}, {"top_p": 1.5}, {"temperature": -1.0}, {"max_new_tokens": 5000}, {"max_new_tokens": 0}]
 )
@@ -182,10 +201,7 @@ def drawn_words(probabilities, top_p, rows=20_000):
 @pytest.mark.parametrize("top_p", [1e-6, 0.1, 0.5, 0.9, 0.999, 1.0])
 def test_words_are_drawn_from_the_smallest_set_that_reaches_top_p_by_their_probabilities(top_p):
     probabilities = np.asarray(jax.nn.softmax(3 * np.random.default_rng(0).normal(size=1000)), np.float64)
-    order = np.argsort(-probabilities)
-    inside = order[: int(np.searchsorted(np.cumsum(probabilities[order]), top_p)) + 1]
-    expected = np.zeros(1000)
-    expected[inside] = probabilities[inside] / probabilities[inside].sum()
+    inside, expected = nucleus(probabilities, top_p)
     counts = np.bincount(drawn_words(probabilities, top_p), minlength=1000) / 20_000
     assert set(np.flatnonzero(counts)) <= set(inside)
     assert (np.abs(counts - expected) <= 5 * np.sqrt(expected * (1 - expected) / 20_000) + 1e-4).all()

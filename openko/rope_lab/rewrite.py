@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from openko import manifest
+from openko import hf_weights, manifest
 from openko.errors import InputError
 from openko.progress import Progress
 from openko.rope import Rope
 from openko.rope_lab.directory import ModelDirectory
 
-OTHER_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.pth", "*.gguf")
+OTHER_WEIGHTS = ("*.safetensors", *hf_weights.FOREIGN)
 
 
 def copy(model: ModelDirectory, partial: Path, *, say=print) -> None:

@@ -67,7 +67,7 @@ class PlainTasks(_LongestFirst, RayPipelineExecutor):
     enough; and when an actor is killed, the rank goes on beside the one that is to replace it, writing the same files.
     """
 
-    # The log lies in the shared folder while the rank runs. RayPipelineExecutor's waits in /tmp/ray_logs, one for all users.
+    # The log lies in the shared folder while the rank runs. RayPipelineExecutor's waits in a temporary folder, one for all users.
     _run_for_rank = PipelineExecutor._run_for_rank
 
     def run(self, finished: Callable[[int], None]) -> None:
