@@ -78,10 +78,11 @@ def our_steps(config: LlamaConfig, rows: int, length: int) -> Callable[[int], No
 
     from openko import llama
     from openko.profiles import CPU_STEP, MeshShape
-    from openko.training.pages import keep_freed_memory
+    from openko.training.pages import compute_in_line, keep_freed_memory
     from openko.training.sharding import make_mesh
     from openko.training.step import compile_step, new_state
 
+    compute_in_line()
     keep_freed_memory()
     run = training(rows, length)
     step = compile_step(config, run, CPU_STEP, make_mesh(MeshShape()))

@@ -101,32 +101,32 @@ def _blocked_forward(q, k, v, segment_ids):
 
 
 def _blocked_backward(kept, slope):
-    """Scores lie as [keys, rows] here: the sums over rows that make the slopes of k and v are then products of matrices
-    read in order, which on CPU run at two to three times the speed of transposed ones."""
+    """The slopes of k and v are summed as [width, keys]: the operand that a product must transpose is then the narrow one of queries,
+    and not the scores, which on CPU would halve its speed."""
     q, k, v, segment_ids, result, normaliser = kept
     kv_heads, scale = k.shape[2], q.shape[-1] ** -0.5
     rows, slopes = _by_key_head(q * scale, kv_heads), _by_key_head(slope, kv_heads)
     keys, values = k.swapaxes(1, 2), v.swapaxes(1, 2)
     # The softmax's derivative is weights × (slope of the weights − their mean by weight), and that mean is slope · result.
-    mean = _by_key_head(jnp.sum(slope.astype(jnp.float32) * result, axis=-1, keepdims=True), kv_heads)[..., 0]
+    mean = _by_key_head(jnp.sum(slope.astype(jnp.float32) * result, axis=-1, keepdims=True), kv_heads)
     q_slopes, k_slope, v_slope = [], 0.0, 0.0
     for start, stop in _blocks(q.shape[1]):
         row, row_slope = _flat(rows[:, :, :, start:stop]), _flat(slopes[:, :, :, start:stop])
         key, value = keys[:, :, :stop], values[:, :, :stop]
-        shape = (*key.shape[:3], -1, stop - start)  # [batch, kv_heads, keys, group, rows]
-        mask = document_mask(segment_ids, slice(start, stop), slice(0, stop)).swapaxes(1, 2)
-        scores = jnp.matmul(key, row.swapaxes(2, 3), preferred_element_type=jnp.float32).reshape(shape)
-        scores = jnp.where(mask[:, None, :, None], scores, jnp.finfo(jnp.float32).min)
-        weights = jnp.exp(scores - normaliser[:, :, None, :, start:stop])
-        weight_slope = jnp.matmul(value, row_slope.swapaxes(2, 3), preferred_element_type=jnp.float32).reshape(shape)
-        score_slope = weights * (weight_slope - mean[:, :, None, :, start:stop])
-        weights, score_slope = (x.astype(q.dtype).reshape(*key.shape[:3], -1) for x in (weights, score_slope))
-        q_slope = jnp.matmul(key.swapaxes(2, 3), score_slope, preferred_element_type=jnp.float32)
-        q_slopes.append(q_slope.reshape(*key.shape[:2], key.shape[3], -1, stop - start))
-        k_slope = _longer(k_slope, jnp.matmul(score_slope, row, preferred_element_type=jnp.float32))
-        v_slope = _longer(v_slope, jnp.matmul(weights, row_slope, preferred_element_type=jnp.float32))
-    q_slope = _by_position(jnp.moveaxis(jnp.concatenate(q_slopes, axis=4), 2, 4)) * scale
-    return q_slope.astype(q.dtype), k_slope.swapaxes(1, 2).astype(k.dtype), v_slope.swapaxes(1, 2).astype(v.dtype), None
+        shape = (*key.shape[:2], -1, stop - start, stop)  # [batch, kv_heads, group, rows, keys]
+        mask = document_mask(segment_ids, slice(start, stop), slice(0, stop))
+        scores = jnp.matmul(row, key.swapaxes(2, 3), preferred_element_type=jnp.float32).reshape(shape)
+        scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+        weights = jnp.exp(scores - normaliser[:, :, :, start:stop, None])
+        weight_slope = jnp.matmul(row_slope, value.swapaxes(2, 3), preferred_element_type=jnp.float32).reshape(shape)
+        score_slope = weights * (weight_slope - mean[:, :, :, start:stop])
+        weights, score_slope = (_flat(x.astype(q.dtype)) for x in (weights, score_slope))
+        q_slopes.append(jnp.matmul(score_slope, key, preferred_element_type=jnp.float32).reshape(*shape[:-1], q.shape[-1]))
+        k_slope = _longer(k_slope, jnp.matmul(row.swapaxes(2, 3), score_slope, preferred_element_type=jnp.float32))
+        v_slope = _longer(v_slope, jnp.matmul(row_slope.swapaxes(2, 3), weights, preferred_element_type=jnp.float32))
+    q_slope = _by_position(jnp.concatenate(q_slopes, axis=3)) * scale
+    k_slope, v_slope = (x.transpose(0, 3, 1, 2) for x in (k_slope, v_slope))
+    return q_slope.astype(q.dtype), k_slope.astype(k.dtype), v_slope.astype(v.dtype), None
 
 
 blocked.defvjp(_blocked_forward, _blocked_backward)
@@ -154,9 +154,9 @@ def _flat(x):
 
 
 def _longer(total, part):
-    """part + total, where total covers the first positions only."""
-    missing = 0 if isinstance(total, float) else part.shape[2] - total.shape[2]
-    return part + (jnp.pad(total, ((0, 0), (0, 0), (0, missing), (0, 0))) if missing else total)
+    """part + total, where total covers the first positions only; both [batch, kv_heads, width, keys]."""
+    missing = 0 if isinstance(total, float) else part.shape[3] - total.shape[3]
+    return part + (jnp.pad(total, ((0, 0), (0, 0), (0, 0), (0, missing))) if missing else total)
 
 
 def splash(q, k, v, segment_ids, *, mesh: Mesh, batch_axes, head_axis, interpret: bool = False):

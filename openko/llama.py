@@ -82,6 +82,11 @@ def linear(x: Float[Array, "... in"], weight: Float[Array, "out in"], *, name: s
     return checkpoint_name(_product(x, weight.astype(x.dtype)), name)
 
 
+def _apart(x):
+    """x, on CPU behind a barrier: nothing on one side of it is merged with the other. (Elsewhere XLA's own choice is the better one.)"""
+    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
+
+
 @jax.custom_vjp
 def _product(x, weight):
     return jnp.einsum("...i,oi->...o", x, weight)
@@ -89,13 +94,13 @@ def _product(x, weight):
 
 def _product_slopes(kept, slope):
     """Both slopes; the weight's by the order that transposes the narrower operand: on CPU it is copied for that, and what makes it
-    (SwiGLU's derivative, say) would be computed once more for the copy."""
+    (SwiGLU's derivative, say) would be computed once more for the copy. Kept apart, or XLA would undo it by the transpose behind."""
     x, weight = kept
     tokens = tuple(range(x.ndim - 1))
     narrows = weight.shape[0] < weight.shape[1]
     left, right = (slope, x) if narrows else (x, slope)
     of_weight = jax.lax.dot_general(left, right, ((tokens, tokens), ((), ())))
-    return jnp.einsum("...o,oi->...i", slope, weight), of_weight if narrows else of_weight.T
+    return jnp.einsum("...o,oi->...i", slope, weight), of_weight if narrows else _apart(of_weight).T
 
 
 _product.defvjp(lambda x, weight: (_product(x, weight), (x, weight)), _product_slopes)
@@ -108,7 +113,7 @@ def swiglu(gate: Float[Array, "... mlp"], up: Float[Array, "... mlp"]) -> Float[
 
 
 def _swiglu_slopes(kept, slope):
-    gate, up = kept
+    gate, up = _apart(kept)  # or the forward pass would write the sigmoid for the backward one: dearer than computing it again
     sigmoid = jax.nn.sigmoid(gate)
     silu = gate * sigmoid
     return slope * up * (sigmoid + silu * (1 - sigmoid)), slope * silu

@@ -143,6 +143,7 @@ def start(notebook: str, namespace: dict) -> Run:
         # Before jax is imported: the same bits on a machine that also has an accelerator, and no search for a TPU.
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "false")  # openko.training.pages.compute_in_line, in time
     out = Path(namespace["out_dir"] or os.environ.get("OPENKO_OUT") or f"runs/{profile.name}")
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from openko.training import checkpoints, hosts, measure, stopping
 from openko.training.checkpoints import Checkpoints
 from openko.training.data import batches, local_rows, place
 from openko.training.metrics import Metrics, read
-from openko.training.pages import keep_freed_memory
+from openko.training.pages import compute_in_line, keep_freed_memory
 from openko.training.plan import Plan, make_plan
 from openko.training.sharding import make_mesh
 from openko.training.step import TrainState, abstract_batch, abstract_state, compile_step, new_state
@@ -41,6 +41,7 @@ def train(
     time_budget: seconds from now until the session ends; then, and on SIGTERM, the state is saved and Interrupted raised.
     Returns the manifest; on several hosts, the first one writes and the others return None.
     """
+    compute_in_line()
     stop, refused = Stopping(time_budget), None
     try:
         plan = make_plan(

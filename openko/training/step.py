@@ -22,7 +22,8 @@ from openko.training.sharding import attention_for, constrainer, place, place_tr
 
 # On CPU, XLA orders the work so that as much as possible could run at once. One product here keeps all cores busy, and the order
 # makes every block of attention live at once: twice the memory, fresh pages for it in each step, and nothing found in the cache.
-COMPILER_OPTIONS = {"cpu": {"xla_cpu_enable_concurrency_optimized_scheduler": False}}
+# And it drops optimization barriers before it fuses: the rotary sines were computed anew for every head of every layer.
+COMPILER_OPTIONS = {"cpu": {"xla_cpu_enable_concurrency_optimized_scheduler": False, "xla_disable_hlo_passes": "cse_barrier_expander"}}
 
 
 class TrainState(NamedTuple):
