@@ -1,6 +1,7 @@
 """The training step equals transformers with torch's AdamW, on one device and on eight."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -204,6 +205,13 @@ def test_what_is_computed_again_changes_nothing(config, remat):
     again, losses = run_steps(config, parameters, 2, step=dataclasses.replace(STEP, remat=remat))
     np.testing.assert_allclose(losses, losses_kept, rtol=1e-6)
     assert_close(again.parameters, kept.parameters)
+
+
+def test_the_rotary_tables_are_computed_once_on_cpu(config):
+    """XLA on CPU drops barriers before it fuses, unless it is told not to: the sines were then in every rotation of every layer."""
+    step = dataclasses.replace(STEP, unroll=config.num_hidden_layers)
+    program = compile_step(config, TRAINING, step, sharding.make_mesh(ONE_DEVICE)).as_text()
+    assert len(re.findall(rf"f32\[8,32,{config.head_dim // 2}\]\S* sine\(", program)) == 1
 
 
 def test_what_is_computed_again_is_what_the_policy_says():
