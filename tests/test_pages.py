@@ -42,8 +42,9 @@ if sys.argv[1] == "in line":
 if not keep_freed_memory():
     print("cannot")
     sys.exit()
-step = jax.jit(lambda x: (x @ x.T) @ x)  # 100 MB between the products
-x = jnp.ones((5_000, 64))
+# A loop's state is 100 MB of temporary memory, and a copy of it.
+step = jax.jit(lambda x: jax.lax.fori_loop(0, 3, lambda _, y: jnp.roll(y, 1) + x, jnp.zeros(25_000_000)).sum())
+x = jnp.ones(())
 for _ in range(2):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(3):
@@ -53,7 +54,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def test_pages_of_a_step_are_new_only_once():
-    """Three steps with 100 MB each: in a thread of jax's own they are mapped anew, in the caller's they are not."""
+    """Three steps with 100 MB and more each: in a thread of jax's own they are mapped anew, in the caller's they are not."""
     faults = {}
     for how in ("in line", "default"):
         ended = subprocess.run([sys.executable, "-c", STEPS, how], capture_output=True, text=True, check=True)
