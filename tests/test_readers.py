@@ -1,5 +1,6 @@
 """openko.corpus.readers: files are found by their names, every line is read once, and what cannot be read says why."""
 
+import ast
 import bz2
 import dataclasses
 import gzip
@@ -15,7 +16,7 @@ import zstandard
 
 from openko.corpus import readers
 from openko.corpus.document import FAULTS, Fault, Piece, Source, Text
-from openko.corpus.readers import files, json_documents, paths
+from openko.corpus.readers import files, json_documents, paths, python
 from openko.errors import InputError
 
 SENTENCES = [f"{number}번째 문장은 시험을 위해 쓴 것이다." for number in range(40)]
@@ -389,3 +390,37 @@ def test_python_documents_itself(tmp_path):
         found = {t.own_id: t.text for t in everything(asked, tmp_path)}
         assert known in found and all(len(text) > 50 for text in found.values())
     assert not any(name.startswith(("test/", "idlelib/")) for name in found)
+
+
+DEFINITIONS = """
+class Outer:
+    def method(self): "D method"
+    class Inner: "D inner"
+try:
+    def tried(): "D tried"
+except OSError:
+    def caught(): "D caught"
+else:
+    async def gone_on(): "D gone on"
+finally:
+    def ended(): "D ended"
+match 1:
+    case 1:
+        def matched(): "D matched"
+for _ in ():
+    while True:
+        with open("x"):
+            if True:
+                def deep(): "D deep"
+            else:
+                def other(): "D other"
+"""
+
+
+def test_docstrings_are_found_wherever_a_definition_can_stand_in_the_order_of_ast_walk(tmp_path):
+    (tmp_path / "module.py").write_text('"D module"\n' + DEFINITIONS, encoding="utf-8")
+    named = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = ast.walk(ast.parse((tmp_path / "module.py").read_text(encoding="utf-8")))
+    walked = [ast.get_docstring(node) for node in nodes if isinstance(node, named)]
+    found = list(python._docstrings(tmp_path / "module.py"))
+    assert found == [text for text in walked if text] and len(found) == 10

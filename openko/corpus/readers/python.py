@@ -3,6 +3,7 @@
 import ast
 import pydoc_data.topics
 import sysconfig
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,8 +39,12 @@ def _docstrings(path: Path) -> Iterator[str]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError):  # the library ships some files that are broken on purpose
         return
-    for node in ast.walk(tree):
+    waiting = deque([tree])
+    while waiting:  # ast.walk's order, but only where definitions can stand: a tenth of the nodes
+        node = waiting.popleft()
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node)
             if text:
                 yield text
+        for block in ("body", "handlers", "orelse", "finalbody", "cases"):
+            waiting.extend(getattr(node, block, ()))
