@@ -5,7 +5,6 @@ The notebooks meet only through what lies under `out_dir`: directories with mani
 """
 
 import ast
-import importlib
 import importlib.metadata
 import json
 import os
@@ -140,36 +139,24 @@ def start(notebook: str, namespace: dict) -> Run:
             raise InputError(f"{notebook}: profile {profile.name} uses a released model: set {name} to its Hugging Face directory")
         if namespace.get(name) and not Path(namespace[name]).is_dir():
             raise InputError(f"{notebook}: {name} {namespace[name]!r} is not a directory")
+    if profile.platform == "cpu":
+        # Before jax is imported: the same bits on a machine that also has an accelerator, and no search for a TPU.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "false")  # openko.training.pages.compute_in_line, in time
     out = Path(namespace["out_dir"] or os.environ.get("OPENKO_OUT") or f"runs/{profile.name}")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise InputError(f"out_dir {out} cannot be made ({problem.strerror}): choose another place") from None
-    _set_environment(profile, out)
+    # What one notebook compiled, another finds there, and so does the same one when it is run again.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str((out / ".cache" / "jax").absolute()))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     warnings.filterwarnings("ignore", message="IProgress not found")  # of libraries' progress bars, which openko does without
     namespace["_openko_started"] = True
     print(f"profile {profile.name} ({profile.hardware}) → {out}")
     released = {name: Path(namespace[name]).as_posix() if namespace.get(name) else "" for name in ("base_dir", "chat_dir")}
     return Run(notebook, profile, out, **released)
-
-
-def _set_environment(profile: Profile, out: Path) -> None:
-    """What jax reads when it is imported."""
-    if profile.platform == "cpu":
-        # The same bits on a machine that also has an accelerator, and no search for a TPU.
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-        os.environ.setdefault("JAX_CPU_ENABLE_ASYNC_DISPATCH", "false")  # openko.training.pages.compute_in_line, in time
-    # What one notebook compiled, another finds there, and so does the same one when it is run again.
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str((out / ".cache" / "jax").absolute()))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-
-
-def import_ahead(profile_name: str, out: str, modules: list[str]) -> None:
-    """What openko.walkthrough asks of a kernel whose notebook has still to wait: to import what the cells will import."""
-    _set_environment(profiles.get(profile_name), Path(out))
-    for module in modules:
-        importlib.import_module(module)
 
 
 def declared_parameters(path: Path) -> dict:

@@ -16,8 +16,6 @@ from pathlib import Path
 import nbformat
 import papermill
 import psutil
-from jupyter_client import AsyncKernelManager, BlockingKernelClient
-from jupyter_core.utils import run_sync
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from rich.console import Console
@@ -32,7 +30,6 @@ SHARES = {
     "01_tokenizers": 3, "02_corpus": 1, "03_pretraining": 60, "04_rope": 18, "05_chat_vector": 18, "06_samples": 1, "07_evaluation": 4,
     "08_koen": 30,
 }  # fmt: skip
-KERNEL = "python3"
 
 
 def walkthrough(profile_name: str, out: Path, *, console: Console | None = None) -> dict:
@@ -48,15 +45,15 @@ def walkthrough(profile_name: str, out: Path, *, console: Console | None = None)
     state_path = out / "walkthrough.json"
     state = json.loads(state_path.read_text(encoding="utf-8")) if state_path.exists() else {}
     began, ran, key = time.monotonic(), [], profiles.fingerprint(profile)
-    with _Memory() as memory, _Display(console) as display, _KernelAhead(profile_name, out) as ahead:
-        for name, following in zip(notebook.NAMES, (*notebook.NAMES[1:], None), strict=True):
-            key = manifest.digest([key, notebook_fingerprint(_source(name))])
+    with _Memory() as memory, _Display(console) as display:
+        for name in notebook.NAMES:
+            key = manifest.digest([key, notebook_fingerprint(notebook.ROOT / "notebooks" / f"{name}.ipynb")])
             known = state.get(name, {})
             if known.get("key") == key and _is_whole(known, out):
                 display.skip(name)
                 continue
             started, started_at = time.monotonic(), time.time()
-            _execute(name, following, profile_name, out, display, ahead)
+            _execute(name, profile_name, out, display)
             # Its own are all that no other notebook has: also what an interrupted attempt before this one finished.
             of_others = {d for other, entry in state.items() if other != name for d in entry["made"]}
             made = {d: content for d, content in _finished_directories(out).items() if d not in of_others}
@@ -78,12 +75,8 @@ def walkthrough(profile_name: str, out: Path, *, console: Console | None = None)
 
 def notebook_fingerprint(path: Path) -> str:
     """Changes with the code cells of a notebook and with the openko modules that they import; not with its prose."""
-    cells = _code(path)
+    cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
     return manifest.digest([cells, manifest.code_fingerprint(*manifest.imports_of("\n".join(cells)))])
-
-
-def _code(path: Path) -> list[str]:
-    return [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
 
 
 def _keep_caches_inside(out: Path) -> None:
@@ -94,19 +87,16 @@ def _keep_caches_inside(out: Path) -> None:
         os.environ.setdefault(variable, str(directory))
 
 
-def _source(name: str) -> Path:
-    return notebook.ROOT / "notebooks" / f"{name}.ipynb"
-
-
-def _execute(name: str, following: str | None, profile_name: str, out: Path, display: "_Display", ahead: "_KernelAhead") -> None:
+def _execute(name: str, profile_name: str, out: Path, display: "_Display") -> None:
+    source = notebook.ROOT / "notebooks" / f"{name}.ipynb"
     final = out / "notebooks" / f"{name}.ipynb"
     unfinished = final.with_name(f"{name}.partial.ipynb")
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it cannot parse comments in our parameters cell, and need not
-    papermill_engines.register("openko", _engine(name, following, display, ahead))
+    papermill_engines.register("openko", _engine(name, display))
     try:
         papermill.execute_notebook(
-            _source(name), unfinished, parameters={"profile": profile_name, "out_dir": out.as_posix()}, engine_name="openko",
-            kernel_name=KERNEL, cwd=str(notebook.ROOT), progress_bar=False, start_timeout=120,
+            source, unfinished, parameters={"profile": profile_name, "out_dir": out.as_posix()}, engine_name="openko",
+            kernel_name="python3", cwd=str(notebook.ROOT), progress_bar=False, start_timeout=120,
         )  # fmt: skip
     except papermill.PapermillExecutionError as problem:
         where = f"notebook {name}, cell {problem.exec_count}"
@@ -121,8 +111,8 @@ def _execute(name: str, following: str | None, profile_name: str, out: Path, dis
     os.replace(unfinished, final)
 
 
-def _engine(name: str, following: str | None, display: "_Display", ahead: "_KernelAhead") -> type[NBClientEngine]:
-    """papermill's engine, telling the display which cell runs and what it last printed; in a kernel that was started ahead."""
+def _engine(name: str, display: "_Display") -> type[NBClientEngine]:
+    """papermill's engine, telling the display which cell runs and what it last printed."""
 
     class Client(PapermillNotebookClient):
         def process_message(self, message, cell, cell_index):
@@ -145,53 +135,13 @@ def _engine(name: str, following: str | None, display: "_Display", ahead: "_Kern
 
             nb_man.cell_start = cell_start
             client = Client(
-                nb_man, km=ahead.take(name), kernel_name=kernel_name, startup_timeout=settings["start_timeout"], timeout=None,
-                iopub_timeout=60,
+                nb_man, kernel_name=kernel_name, startup_timeout=settings["start_timeout"], timeout=None, cwd=str(notebook.ROOT),
+                iopub_timeout=60, extra_arguments=["--IPKernelApp.log_level=50"],
             )  # fmt: skip
-            if following:
-                ahead.start(following)
-            client.execute(cleanup_kc=True)
+            client.execute()
             display.done(name)
 
     return Engine
-
-
-class _KernelAhead:
-    """The kernel of the next notebook, started while the one before it runs; it imports what its cells will import.
-
-    Starting and importing take three to four seconds a notebook, of one core; most of the time there is another.
-    """
-
-    def __init__(self, profile_name: str, out: Path):
-        self._settings, self._name, self._kernel, self._client = (profile_name, out.as_posix()), None, None, None
-
-    def __enter__(self) -> "_KernelAhead":
-        return self
-
-    def __exit__(self, *_) -> None:
-        if self._kernel:
-            self._client.stop_channels()
-            run_sync(self._kernel.shutdown_kernel)(now=True)
-
-    def start(self, name: str) -> None:
-        self._name, self._kernel = name, AsyncKernelManager(kernel_name=KERNEL)
-        run_sync(self._kernel.start_kernel)(extra_arguments=["--IPKernelApp.log_level=50"], cwd=str(notebook.ROOT))
-        self._client = BlockingKernelClient()
-        self._client.load_connection_info(self._kernel.get_connection_info())
-        self._client.start_channels()
-        modules = manifest.imports_of("\n".join(_code(_source(name))))
-        asked = f"__import__('openko.notebook').notebook.import_ahead(*{self._settings!r}, {modules!r})"
-        self._client.execute(asked, silent=True, store_history=False)  # what fails here will fail again where it is seen
-
-    def take(self, name: str) -> AsyncKernelManager:
-        """The kernel for this notebook, which is no longer ours."""
-        if self._name != name:  # the first of all, or those between were up to date
-            self.__exit__()
-            self.start(name)
-        self._client.wait_for_ready(timeout=120)  # with its imports
-        self._client.stop_channels()
-        kernel, self._kernel, self._name = self._kernel, None, None
-        return kernel
 
 
 def _is_whole(known: dict, out: Path) -> bool:

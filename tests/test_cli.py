@@ -12,8 +12,6 @@ import nbformat
 import numpy as np
 import pytest
 from conftest import lively_parameters, small_config
-from jupyter_client import BlockingKernelClient
-from jupyter_core.utils import run_sync
 from matplotlib import font_manager
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from safetensors.numpy import save_file
@@ -421,24 +419,6 @@ def test_every_notebook_has_a_fingerprint(name):
 
 def test_the_display_knows_every_notebook():
     assert set(walkthrough.SHARES) == set(notebook.NAMES)
-
-
-def test_the_next_kernel_has_imported_what_the_notebook_will_and_ends_if_nobody_takes_it(tmp_path):
-    with walkthrough._KernelAhead("smoke", tmp_path) as ahead:
-        ahead.start("04_rope")
-        kernel = ahead.take("04_rope")
-        ahead.start("05_chat_vector")
-        left = ahead._kernel
-    assert not run_sync(left.is_alive)()
-    client = BlockingKernelClient()
-    client.load_connection_info(kernel.get_connection_info())
-    client.start_channels()
-    asked = {"imported": "'openko.rope_lab.diagnosis' in __import__('sys').modules", "names": "[n for n in dir() if 'openko' in n]"}
-    reply = client.execute("", user_expressions=asked, reply=True, timeout=60)
-    found = {name: answer["data"]["text/plain"] for name, answer in reply["content"]["user_expressions"].items()}
-    client.stop_channels()
-    run_sync(kernel.shutdown_kernel)(now=True)
-    assert found == {"imported": "True", "names": "[]"}
 
 
 def test_an_unknown_profile_stops_the_walkthrough_before_it_writes(tmp_path):
