@@ -87,9 +87,7 @@ def _blocked_forward(q, k, v, segment_ids):
     out, normalisers = [], []
     for start, stop in _blocks(q.shape[1]):
         row, key, value = rows[:, :, :, start:stop], keys[:, :, :stop], values[:, :, :stop]
-        scores = jnp.matmul(_flat(row), key.swapaxes(2, 3), preferred_element_type=jnp.float32).reshape(*row.shape[:-1], stop)
-        mask = document_mask(segment_ids, slice(start, stop), slice(0, stop))
-        scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+        scores = _block_scores(row, key, segment_ids, start)
         largest = jnp.max(scores, axis=-1, keepdims=True)
         weights = jnp.exp(scores - largest)
         total = jnp.sum(weights, axis=-1, keepdims=True)
@@ -111,18 +109,15 @@ def _blocked_backward(kept, slope):
     mean = _by_key_head(jnp.sum(slope.astype(jnp.float32) * result, axis=-1, keepdims=True), kv_heads)
     q_slopes, k_slope, v_slope = [], 0.0, 0.0
     for start, stop in _blocks(q.shape[1]):
-        row, row_slope = _flat(rows[:, :, :, start:stop]), _flat(slopes[:, :, :, start:stop])
+        row, row_slope = rows[:, :, :, start:stop], _flat(slopes[:, :, :, start:stop])
         key, value = keys[:, :, :stop], values[:, :, :stop]
-        shape = (*key.shape[:2], -1, stop - start, stop)  # [batch, kv_heads, group, rows, keys]
-        mask = document_mask(segment_ids, slice(start, stop), slice(0, stop))
-        scores = jnp.matmul(row, key.swapaxes(2, 3), preferred_element_type=jnp.float32).reshape(shape)
-        scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+        scores = _block_scores(row, key, segment_ids, start)
         weights = jnp.exp(scores - normaliser[:, :, :, start:stop, None])
-        weight_slope = jnp.matmul(row_slope, value.swapaxes(2, 3), preferred_element_type=jnp.float32).reshape(shape)
+        weight_slope = jnp.matmul(row_slope, value.swapaxes(2, 3), preferred_element_type=jnp.float32).reshape(scores.shape)
         score_slope = weights * (weight_slope - mean[:, :, :, start:stop])
         weights, score_slope = (_flat(x.astype(q.dtype)) for x in (weights, score_slope))
-        q_slopes.append(jnp.matmul(score_slope, key, preferred_element_type=jnp.float32).reshape(*shape[:-1], q.shape[-1]))
-        k_slope = _longer(k_slope, jnp.matmul(row.swapaxes(2, 3), score_slope, preferred_element_type=jnp.float32))
+        q_slopes.append(jnp.matmul(score_slope, key, preferred_element_type=jnp.float32).reshape(row.shape))
+        k_slope = _longer(k_slope, jnp.matmul(_flat(row).swapaxes(2, 3), score_slope, preferred_element_type=jnp.float32))
         v_slope = _longer(v_slope, jnp.matmul(row_slope.swapaxes(2, 3), weights, preferred_element_type=jnp.float32))
     q_slope = _by_position(jnp.concatenate(q_slopes, axis=3)) * scale
     k_slope, v_slope = (x.transpose(0, 3, 1, 2) for x in (k_slope, v_slope))
@@ -134,6 +129,15 @@ blocked.defvjp(_blocked_forward, _blocked_backward)
 
 def _blocks(seq: int) -> list[tuple[int, int]]:
     return [(start, min(start + BLOCK, seq)) for start in range(0, seq, BLOCK)]
+
+
+def _block_scores(row, key, segment_ids, start: int):
+    """fp32 [batch, kv_heads, group, rows, keys]: a block of query rows, of which the first stands at `start`, against the keys up to the
+    last; as low as can be where a row may not look."""
+    stop = key.shape[2]
+    scores = jnp.matmul(_flat(row), key.swapaxes(2, 3), preferred_element_type=jnp.float32).reshape(*row.shape[:-1], stop)
+    mask = document_mask(segment_ids, slice(start, stop), slice(0, stop))
+    return jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
 
 
 def _by_key_head(x, kv_heads: int):

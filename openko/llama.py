@@ -83,7 +83,8 @@ def linear(x: Float[Array, "... in"], weight: Float[Array, "out in"], *, name: s
 
 
 def _apart(x):
-    """x, on CPU behind a barrier: nothing on one side of it is merged with the other. (Elsewhere XLA's own choice is the better one.)"""
+    """x, on CPU behind a barrier: nothing on one side of it is merged with the other, as far as the compiler keeps barriers (those of
+    openko.training.step.COMPILER_OPTIONS). Elsewhere XLA's own choice is the better one."""
     return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
 
 
@@ -209,7 +210,7 @@ class Llama(nnx.Module):
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         angles = self._angles(positions, tokens.shape[1])
-        # Once: without the barrier, XLA computes them anew wherever a layer rotates.
+        # Once: without the barrier, XLA computes them anew wherever a layer rotates. (On CPU it holds as in `_apart`.)
         cos, sin = jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
         graph, stacked = nnx.split(self.layers)
 

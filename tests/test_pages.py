@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-FAULTS = """
+BLOCKS = """
 import resource, sys
 import numpy as np
 from openko.training.pages import keep_freed_memory
@@ -21,14 +21,17 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+def new_pages(program: str, how: str) -> int:
+    """What the program prints, run in a process of its own."""
+    ended = subprocess.run([sys.executable, "-c", program, how], capture_output=True, text=True, check=True)
+    if "cannot" in ended.stdout:
+        pytest.skip("this C library's malloc has no such switch")
+    return int(ended.stdout)
+
+
 def test_pages_of_large_blocks_are_new_only_once():
     """Five blocks of 50 MB: as malloc has it, over 60,000 pages (or large ones, fewer); kept, next to none."""
-    faults = {}
-    for how in ("kept", "default"):
-        ended = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
-        if "cannot" in ended.stdout:
-            pytest.skip("this C library's malloc has no such switch")
-        faults[how] = int(ended.stdout)
+    faults = {how: new_pages(BLOCKS, how) for how in ("kept", "default")}
     assert faults["kept"] < 50 and faults["kept"] < faults["default"]
 
 
@@ -55,10 +58,5 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def test_pages_of_a_step_are_new_only_once():
     """Three steps with 100 MB and more each: in a thread of jax's own they are mapped anew, in the caller's they are not."""
-    faults = {}
-    for how in ("in line", "default"):
-        ended = subprocess.run([sys.executable, "-c", STEPS, how], capture_output=True, text=True, check=True)
-        if "cannot" in ended.stdout:
-            pytest.skip("this C library's malloc has no such switch")
-        faults[how] = int(ended.stdout)
+    faults = {how: new_pages(STEPS, how) for how in ("in line", "default")}
     assert faults["in line"] < 1_000 < faults["default"]

@@ -2,8 +2,6 @@
 
 import ctypes
 
-import jax
-
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 NEVER = 2**31 - 1  # bytes at the end of the heap before they are given back
 
@@ -26,4 +24,6 @@ def compute_in_line() -> None:
     By default a step runs in a thread of jax's own, from which its memory is mapped and unmapped whatever `keep_freed_memory` said:
     1 GB in every step of 7.2M weights and 8 × 512 tokens, a sixth of the processor's time.
     """
+    import jax  # here, for torch's side of benchmarks/train_step.py keeps its memory too and holds nothing of jax
+
     jax.config.update("jax_cpu_enable_async_dispatch", False)
