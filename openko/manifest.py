@@ -9,6 +9,7 @@ temporary directory.
 import ast
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -327,10 +328,17 @@ def code_fingerprint(*modules: str) -> str:
         name = waiting.pop()
         if name in trees:
             continue
-        tree = ast.parse(_source(name).read_text(encoding="utf-8"))
-        trees[name] = ast.dump(_without_docstrings(tree))
-        waiting += [found for found in _imports(tree) if found != "openko"]
+        path = _source(name)
+        trees[name], imported = _code(path, path.read_text(encoding="utf-8"))
+        waiting += imported
     return digest(trees)[:16]
+
+
+@functools.cache  # a run asks for the same modules dozens of times, and taking Python apart is slow
+def _code(path: Path, source: str) -> tuple[str, tuple[str, ...]]:
+    """A hash of what counts in a module, and the openko modules that it imports."""
+    tree = ast.parse(source)
+    return digest(ast.dump(_without_docstrings(tree))), _imports(tree)
 
 
 def _source(module: str) -> Path:
@@ -341,10 +349,10 @@ def _source(module: str) -> Path:
 def imports_of(source: str) -> list[str]:
     """The openko modules that a piece of Python (a notebook's cells, magics left out) imports."""
     plain = "\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!")))
-    return sorted(found for found in _imports(ast.parse(plain)) if found != "openko")
+    return list(_imports(ast.parse(plain)))
 
 
-def _imports(tree: ast.AST) -> set[str]:
+def _imports(tree: ast.AST) -> tuple[str, ...]:
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -352,7 +360,7 @@ def _imports(tree: ast.AST) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "openko":
             submodules = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {name for name in submodules if _source(name).is_file()} or {node.module}
-    return found
+    return tuple(sorted(found - {"openko"}))
 
 
 def _without_docstrings(tree: ast.AST) -> ast.AST:

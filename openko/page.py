@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 from pathlib import Path
 
 import nbformat
@@ -15,19 +16,30 @@ figcaption{font-size:.85rem;color:#555}code{background:#f3f3f3;padding:0 .2rem}"
 NONE = "–"
 
 
-def write(out: Path, summary: dict) -> None:
-    """index.html, and a page for each executed notebook under html/."""
-    (out / "html").mkdir(exist_ok=True)
-    exporter = HTMLExporter(template_name="lab")
+def write_notebook(out: Path, name: str) -> None:
+    """html/NAME.html of the executed notebook, unless there is one of it."""
+    executed, final = out / "notebooks" / f"{name}.ipynb", out / "html" / f"{name}.html"
+    if final.is_file() and final.stat().st_mtime >= executed.stat().st_mtime:
+        return
+    final.parent.mkdir(exist_ok=True)
+    content = nbformat.read(executed, as_version=4)
+    body, _ = HTMLExporter(template_name="lab").from_notebook_node(content, {"metadata": {"name": _title(content.cells[0].source)}})
+    unfinished = final.with_suffix(".part")
+    unfinished.write_text(body, encoding="utf-8")
+    os.replace(unfinished, final)
+
+
+def write_index(out: Path, summary: dict) -> None:
+    """index.html, with links to the pages of the notebooks that are there."""
     titles = {}
     for path in sorted((out / "notebooks").glob("[0-9]*.ipynb")):
-        if path.name.endswith(".partial.ipynb"):
-            continue
-        content = nbformat.read(path, as_version=4)
-        titles[path.stem] = content.cells[0].source.splitlines()[0].lstrip("# ")
-        body, _ = exporter.from_notebook_node(content, {"metadata": {"name": titles[path.stem]}})
-        (out / "html" / f"{path.stem}.html").write_text(body, encoding="utf-8")
+        if (out / "html" / f"{path.stem}.html").is_file():
+            titles[path.stem] = _title("".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"]))
     (out / "index.html").write_text(_index(out, summary, titles), encoding="utf-8")
+
+
+def _title(heading: str) -> str:
+    return heading.splitlines()[0].lstrip("# ")
 
 
 def _index(out: Path, summary: dict, titles: dict[str, str]) -> str:

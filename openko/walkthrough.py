@@ -11,13 +11,15 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
 import papermill
 import psutil
 from papermill.clientwrap import PapermillNotebookClient
-from papermill.engines import NBClientEngine, papermill_engines
+from papermill.engines import NBClientEngine, NotebookExecutionManager, papermill_engines
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -30,6 +32,7 @@ SHARES = {
     "01_tokenizers": 3, "02_corpus": 1, "03_pretraining": 60, "04_rope": 18, "05_chat_vector": 18, "06_samples": 1, "07_evaluation": 4,
     "08_koen": 30,
 }  # fmt: skip
+SAVE_EVERY = 10.0  # seconds
 
 
 def walkthrough(profile_name: str, out: Path, *, console: Console | None = None) -> dict:
@@ -45,12 +48,15 @@ def walkthrough(profile_name: str, out: Path, *, console: Console | None = None)
     state_path = out / "walkthrough.json"
     state = json.loads(state_path.read_text(encoding="utf-8")) if state_path.exists() else {}
     began, ran, key = time.monotonic(), [], profiles.fingerprint(profile)
-    with _Memory() as memory, _Display(console) as display:
+    # One notebook's page is made while the next notebook computes.
+    with _Memory() as memory, ThreadPoolExecutor(1) as beside, _Display(console) as display:
+        pages = []
         for name in notebook.NAMES:
             key = manifest.digest([key, notebook_fingerprint(notebook.ROOT / "notebooks" / f"{name}.ipynb")])
             known = state.get(name, {})
             if known.get("key") == key and _is_whole(known, out):
                 display.skip(name)
+                pages.append(beside.submit(page.write_notebook, out, name))
                 continue
             started, started_at = time.monotonic(), time.time()
             _execute(name, profile_name, out, display)
@@ -61,14 +67,17 @@ def walkthrough(profile_name: str, out: Path, *, console: Console | None = None)
             seconds = time.monotonic() - started
             state[name] = {"key": key, "seconds": seconds, "made": made, "files": files, "peak_rss_gb": memory.peak_gb()}
             manifest.write_json(state_path, state)
+            pages.append(beside.submit(page.write_notebook, out, name))
             ran.append(name)
+        for written in pages:
+            written.result()
     summary_path = out / "summary.json"
     if not ran and summary_path.exists() and (out / "index.html").exists():
         console.print(f"all {len(notebook.NAMES)} notebooks are up to date ({time.monotonic() - began:.1f} s): {out / 'index.html'}")
         return json.loads(summary_path.read_text(encoding="utf-8"))
     summary = _summary(profile_name, out, state)
     manifest.write_json(summary_path, summary)
-    page.write(out, summary)
+    page.write_index(out, summary)
     console.print(f"{len(ran)} notebooks run in {time.monotonic() - began:.0f} s: open {out / 'index.html'}")
     return summary
 
@@ -138,10 +147,29 @@ def _engine(name: str, display: "_Display") -> type[NBClientEngine]:
                 nb_man, kernel_name=kernel_name, startup_timeout=settings["start_timeout"], timeout=None, cwd=str(notebook.ROOT),
                 iopub_timeout=60, extra_arguments=["--IPKernelApp.log_level=50"],
             )  # fmt: skip
-            client.execute()
+            with _saved_seldom(nb_man):
+                client.execute()
             display.done(name)
 
     return Engine
+
+
+@contextlib.contextmanager
+def _saved_seldom(nb_man: NotebookExecutionManager) -> Iterator[None]:
+    """papermill writes the notebook twice for every cell; once in a while, and at the end, is enough to look at."""
+    save, last = nb_man.save, 0.0
+
+    def now_and_then(**_):
+        nonlocal last
+        if time.monotonic() - last > SAVE_EVERY:
+            save()
+            last = time.monotonic()
+
+    nb_man.save = now_and_then
+    try:
+        yield
+    finally:
+        nb_man.save = save
 
 
 def _is_whole(known: dict, out: Path) -> bool:

@@ -25,7 +25,8 @@ def run(tmp_path):
     (tmp_path / "figures" / "03-loss.json").write_text(json.dumps({"title": ["손실 <한국어>", "Loss"]}), encoding="utf-8")
 
     def written(**changed):
-        page.write(tmp_path, SUMMARY | changed)
+        page.write_notebook(tmp_path, "01_tokenizers")
+        page.write_index(tmp_path, SUMMARY | changed)
         return (tmp_path / "index.html").read_text(encoding="utf-8")
 
     return written
@@ -47,6 +48,12 @@ def test_heads_and_the_first_line_are_in_both_languages(run):
         assert re.search("[가-힣]+.* · .*[A-Za-z]{3}", head), head
     first = re.search("<p>(.*?)</p>", text)[1]
     assert "1분 23초" in first and "1 min 23 s" in first
+
+
+def test_a_notebook_has_a_page_of_its_own_and_a_link_to_it(run, tmp_path):
+    assert '<a href="html/01_tokenizers.html">토크나이저 · Tokenizers</a>' in run()
+    text = (tmp_path / "html" / "01_tokenizers.html").read_text(encoding="utf-8")
+    assert "<title>토크나이저 · Tokenizers</title>" in text and "<h1" in text
 
 
 def test_a_figure_has_its_title_as_caption_and_as_alternative_text(run):
