@@ -31,6 +31,7 @@ def losses(shards: Path, steps: int, dtype: str, rounding) -> tuple[np.ndarray, 
     from openko import llama
     from openko.training import step as training_step
     from openko.training.data import batches, local_rows, place
+    from openko.training.optimizer import learning_rates
     from openko.training.sharding import make_mesh
 
     laptop = profiles.get("laptop")
@@ -45,8 +46,9 @@ def losses(shards: Path, steps: int, dtype: str, rounding) -> tuple[np.ndarray, 
     state = training_step.new_state(llama.init(config, jax.random.key(0)), training, step)
     like = training_step.abstract_batch(training, mesh)
     mine, found = local_rows(like), []
-    for batch in tqdm(batches({shards: 1.0}, training, vocab_size=config.vocab_size), total=steps, desc=dtype, leave=False):
-        state, values = compiled(state, place(batch, like, mine))
+    rows = tqdm(batches({shards: 1.0}, training, vocab_size=config.vocab_size), total=steps, desc=dtype, leave=False)
+    for batch, rate in zip(rows, learning_rates(training), strict=True):
+        state, values = compiled(state, place(batch, like, mine), rate)
         found.append(float(values["loss"]))
     return np.array(found), state.parameters
 

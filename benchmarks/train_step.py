@@ -78,6 +78,7 @@ def our_steps(config: LlamaConfig, rows: int, length: int) -> Callable[[int], No
 
     from openko import llama
     from openko.profiles import CPU_STEP, MeshShape
+    from openko.training.optimizer import learning_rates
     from openko.training.pages import compute_in_line, keep_freed_memory
     from openko.training.sharding import make_mesh
     from openko.training.step import compile_step, new_state
@@ -88,11 +89,12 @@ def our_steps(config: LlamaConfig, rows: int, length: int) -> Callable[[int], No
     step = compile_step(config, run, CPU_STEP, make_mesh(MeshShape()))
     batch = jax.device_put(batch_of(config.vocab_size, rows, length))
     state = new_state(llama.init(config, jax.random.key(0)), run, CPU_STEP)
+    rates = iter(learning_rates(run))
 
     def steps(count: int) -> None:
         nonlocal state
         for _ in range(count):
-            state, metrics = step(state, batch)
+            state, metrics = step(state, batch, next(rates))
             float(metrics["loss"])
 
     return steps

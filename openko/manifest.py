@@ -25,6 +25,7 @@ from openko.errors import InputError
 
 NAME = "manifest.json"
 MARK = ".making"  # in a temporary directory: what is being made there
+JOURNAL = "OPENKO_JOURNAL"  # environment variable: a file to which the path of every directory that `build` answers for is added
 SCRATCH = ".scratch"  # what a step keeps only until its directory is finished, such as checkpoints
 PACKAGE = Path(__file__).parent
 
@@ -207,10 +208,10 @@ def build(
                 else:
                     if existing.is_made_by(kind, recipe, described, code):
                         say(f"{directory}: up to date")
-                        return existing
+                        return _noted(existing, directory)
                     if existing.is_made_by(kind, recipe, described, existing.code) and _kept(directory, other_code):
                         say(f"{directory}: kept as other code made it")
-                        return existing
+                        return _noted(existing, directory)
             manifest = _finished(partial)
             if manifest is None or not manifest.is_made_by(kind, recipe, described, code):
                 _prepare(partial, digest([kind, recipe, described]), code, other_code)
@@ -226,7 +227,7 @@ def build(
                 if hashes:
                     _to_disk([*(partial / name for name in files), partial / NAME, partial])
             _move_into_place(partial, directory)
-            return manifest
+            return _noted(manifest, directory)
     except filelock.Timeout:
         raise InputError(f"{directory} is being written by another process: wait for it or choose another place") from None
     except OSError as problem:
@@ -237,6 +238,14 @@ def build(
         if problem.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise InputError(f"no permission to write {problem.filename or directory}: choose another --out") from problem
         raise
+
+
+def _noted(manifest: Manifest, directory: Path) -> Manifest:
+    """For whoever started this process and wants to know what it made (openko.walkthrough)."""
+    if journal := os.environ.get(JOURNAL):
+        with open(journal, "a", encoding="utf-8") as file:
+            file.write(f"{directory.resolve()}\n")
+    return manifest
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
-"""The main job: every notebook in order by papermill, with one display, resumable, and a page at the end.
+"""The main job: every notebook by papermill, with one display, resumable, and a page at the end.
 
-Which notebooks must run again is decided by content: a notebook's cells, the openko modules it imports, its
-parameters, and those of the notebooks before it.
+A notebook runs when those whose results it reads have run. Which must run again is decided by content: a notebook's cells,
+the openko modules it imports, its parameters, and those of the notebooks that it needs.
 """
 
 import contextlib
@@ -11,8 +11,8 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import nbformat
@@ -27,6 +27,14 @@ from openko import manifest, notebook, page, profiles
 from openko.committed import collapse_carriage_returns
 from openko.errors import InputError, Interrupted
 
+# The results that each notebook reads, and those that were needed for them in turn.
+NEEDS = {
+    "01_tokenizers": (), "02_corpus": ("01_tokenizers",), "03_pretraining": ("02_corpus",), "04_rope": ("03_pretraining",),
+    "05_chat_vector": ("03_pretraining",), "06_samples": ("05_chat_vector",), "07_evaluation": ("05_chat_vector",),
+    "08_koen": ("05_chat_vector",),
+}  # fmt: skip
+# Most notebooks keep one core busy: on CPU two run side by side where neither needs the other. An accelerator serves one.
+AT_ONCE = {"cpu": 2}
 # Share of the whole that each notebook takes in profile laptop; only the display's "time left" depends on it.
 SHARES = {
     "01_tokenizers": 3, "02_corpus": 1, "03_pretraining": 60, "04_rope": 18, "05_chat_vector": 18, "06_samples": 1, "07_evaluation": 4,
@@ -47,28 +55,23 @@ def walkthrough(profile_name: str, out: Path, *, console: Console | None = None)
     _keep_caches_inside(out)
     state_path = out / "walkthrough.json"
     state = json.loads(state_path.read_text(encoding="utf-8")) if state_path.exists() else {}
-    began, ran, key = time.monotonic(), [], profiles.fingerprint(profile)
-    # One notebook's page is made while the next notebook computes.
+    keys, ran, pages, began, writing = _keys(profiles.fingerprint(profile)), [], [], time.monotonic(), threading.Lock()
+
+    def run(name: str) -> None:
+        if state.get(name, {}).get("key") == keys[name] and _is_whole(state[name], out):
+            display.skip(name)
+        else:
+            started = time.time()
+            made = _execute(name, profile_name, out, display)
+            entry = {"key": keys[name], "began": started, "seconds": time.time() - started, "made": made, "files": _files(name, out)}
+            with writing:
+                state[name] = entry | {"peak_rss_gb": memory.peak_gb()}
+                manifest.write_json(state_path, state)
+                ran.append(name)
+        pages.append(beside.submit(page.write_notebook, out, name))  # while the next notebook computes
+
     with _Memory() as memory, ThreadPoolExecutor(1) as beside, _Display(console) as display:
-        pages = []
-        for name in notebook.NAMES:
-            key = manifest.digest([key, notebook_fingerprint(notebook.ROOT / "notebooks" / f"{name}.ipynb")])
-            known = state.get(name, {})
-            if known.get("key") == key and _is_whole(known, out):
-                display.skip(name)
-                pages.append(beside.submit(page.write_notebook, out, name))
-                continue
-            started, started_at = time.monotonic(), time.time()
-            _execute(name, profile_name, out, display)
-            # Its own are all that no other notebook has: also what an interrupted attempt before this one finished.
-            of_others = {d for other, entry in state.items() if other != name for d in entry["made"]}
-            made = {d: content for d, content in _finished_directories(out).items() if d not in of_others}
-            files = [path for path, changed in _loose_files(out).items() if changed >= started_at]
-            seconds = time.monotonic() - started
-            state[name] = {"key": key, "seconds": seconds, "made": made, "files": files, "peak_rss_gb": memory.peak_gb()}
-            manifest.write_json(state_path, state)
-            pages.append(beside.submit(page.write_notebook, out, name))
-            ran.append(name)
+        _in_order(run, AT_ONCE.get(profile.platform, 1))
         for written in pages:
             written.result()
     summary_path = out / "summary.json"
@@ -80,6 +83,44 @@ def walkthrough(profile_name: str, out: Path, *, console: Console | None = None)
     page.write_index(out, summary)
     console.print(f"{len(ran)} notebooks run in {time.monotonic() - began:.0f} s: open {out / 'index.html'}")
     return summary
+
+
+def _keys(key: str) -> dict[str, str]:
+    """{notebook: hash of its code, and of that of all it needs}"""
+    keys = {}
+    for name in notebook.NAMES:
+        own = notebook_fingerprint(notebook.ROOT / "notebooks" / f"{name}.ipynb")
+        keys[name] = manifest.digest([key, *(keys[needed] for needed in NEEDS[name]), own])
+    return keys
+
+
+def _in_order(run: Callable[[str], None], at_once: int) -> None:
+    """Call `run` for every notebook as soon as those that it needs are done. The first error ends the others too."""
+    waiting, running, done = list(notebook.NAMES), {}, set()
+    with ThreadPoolExecutor(at_once) as pool:
+        try:
+            while waiting or running:
+                for name in [n for n in waiting if done.issuperset(NEEDS[n])][: at_once - len(running)]:
+                    waiting.remove(name)
+                    running[pool.submit(run, name)] = name
+                for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                    ended.result()
+                    done.add(running.pop(ended))
+        except BaseException:
+            ended = set()
+            while wait(running, timeout=0.2).not_done:
+                for kernel in set(_kernels()) - ended:
+                    kernel.terminate()  # a training run saves its state at that
+                    ended.add(kernel)
+            raise
+
+
+def _kernels() -> Iterator[psutil.Process]:
+    """This process's children that run a notebook."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if manifest.JOURNAL in child.environ():
+                yield child
 
 
 def notebook_fingerprint(path: Path) -> str:
@@ -96,16 +137,19 @@ def _keep_caches_inside(out: Path) -> None:
         os.environ.setdefault(variable, str(directory))
 
 
-def _execute(name: str, profile_name: str, out: Path, display: "_Display") -> None:
+def _execute(name: str, profile_name: str, out: Path, display: "_Display") -> dict[str, str]:
+    """Run a notebook. Returns {directory below out: content} of all that it made or found up to date."""
     source = notebook.ROOT / "notebooks" / f"{name}.ipynb"
     final = out / "notebooks" / f"{name}.ipynb"
     unfinished = final.with_name(f"{name}.partial.ipynb")
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it cannot parse comments in our parameters cell, and need not
-    papermill_engines.register("openko", _engine(name, display))
+    journal = out / ".cache" / f"{name}.made"
+    journal.unlink(missing_ok=True)
+    papermill_engines.register(f"openko-{name}", _engine(name, display, journal))
     try:
         papermill.execute_notebook(
-            source, unfinished, parameters={"profile": profile_name, "out_dir": out.as_posix()}, engine_name="openko",
-            kernel_name="python3", cwd=str(notebook.ROOT), progress_bar=False, start_timeout=120,
+            source, unfinished.absolute(), parameters={"profile": profile_name, "out_dir": out.as_posix()}, engine_name=f"openko-{name}",
+            kernel_name="python3", progress_bar=False, start_timeout=120,
         )  # fmt: skip
     except papermill.PapermillExecutionError as problem:
         where = f"notebook {name}, cell {problem.exec_count}"
@@ -118,9 +162,11 @@ def _execute(name: str, profile_name: str, out: Path, display: "_Display") -> No
     collapse_carriage_returns(finished.cells)
     nbformat.write(finished, unfinished)
     os.replace(unfinished, final)
+    made = {Path(line) for line in journal.read_text(encoding="utf-8").splitlines()} if journal.exists() else ()
+    return {d.relative_to(out.resolve()).as_posix(): manifest.read(d).content for d in sorted(made) if d.is_relative_to(out.resolve())}
 
 
-def _engine(name: str, display: "_Display") -> type[NBClientEngine]:
+def _engine(name: str, display: "_Display", journal: Path) -> type[NBClientEngine]:
     """papermill's engine, telling the display which cell runs and what it last printed."""
 
     class Client(PapermillNotebookClient):
@@ -144,11 +190,11 @@ def _engine(name: str, display: "_Display") -> type[NBClientEngine]:
 
             nb_man.cell_start = cell_start
             client = Client(
-                nb_man, kernel_name=kernel_name, startup_timeout=settings["start_timeout"], timeout=None, cwd=str(notebook.ROOT),
-                iopub_timeout=60, extra_arguments=["--IPKernelApp.log_level=50"],
+                nb_man, kernel_name=kernel_name, startup_timeout=settings["start_timeout"], timeout=None, iopub_timeout=60,
+                extra_arguments=["--IPKernelApp.log_level=50"],
             )  # fmt: skip
             with _saved_seldom(nb_man):
-                client.execute()
+                client.execute(cwd=str(notebook.ROOT), env=os.environ | {manifest.JOURNAL: str(journal.absolute())})
             display.done(name)
 
     return Engine
@@ -182,21 +228,10 @@ def _is_whole(known: dict, out: Path) -> bool:
         return False
 
 
-def _loose_files(out: Path) -> dict[str, float]:
-    """{path below out: time of its last change} of executed notebooks, figures and results."""
-    paths = [p for d in ("notebooks", "figures", "results") for p in sorted((out / d).glob("*.*"))]
-    return {p.relative_to(out).as_posix(): p.stat().st_mtime for p in paths}
-
-
-def _finished_directories(out: Path) -> dict[str, str]:
-    """{directory below out: content} of every whole directory; a damaged one will be made again by its notebook."""
-    found = {}
-    for path in sorted(out.rglob(manifest.NAME)):
-        directory = path.parent.relative_to(out)
-        if not any(part.endswith((".partial", ".old")) for part in directory.parts):
-            with contextlib.suppress(InputError):
-                found[directory.as_posix()] = manifest.read(path.parent).content
-    return found
+def _files(name: str, out: Path) -> list[str]:
+    """The executed notebook, its figures and its results, below `out`: their names begin with its number."""
+    number = name.partition("_")[0]
+    return [p.relative_to(out).as_posix() for d in ("notebooks", "figures", "results") for p in sorted((out / d).glob(f"{number}[_-]*"))]
 
 
 def _summary(profile_name: str, out: Path, state: dict) -> dict:
@@ -209,11 +244,20 @@ def _summary(profile_name: str, out: Path, state: dict) -> dict:
     return {
         "profile": profile_name,
         "models": {n: Path(os.path.relpath(p.resolve(), root)).as_posix() for n, p in models.items()},
-        "notebooks": {name: round(entry["seconds"], 1) for name, entry in state.items()},
-        "seconds": round(sum(entry["seconds"] for entry in state.values()), 1),
+        "notebooks": {name: round(state[name]["seconds"], 1) for name in notebook.NAMES},
+        "seconds": round(_busy(state), 1),
         "peak_rss_gb": round(max(entry["peak_rss_gb"] for entry in state.values()), 2),
         **results,
     }
+
+
+def _busy(state: dict) -> float:
+    """Seconds in which at least one notebook ran."""
+    total, until = 0.0, 0.0
+    for began, seconds in sorted((entry["began"], entry["seconds"]) for entry in state.values()):
+        total += max(0.0, began + seconds - max(began, until))
+        until = max(until, began + seconds)
+    return total
 
 
 class _Memory:
@@ -245,7 +289,7 @@ class _Memory:
 
 
 class _Display:
-    """One line over the whole run: notebook, cell, what it last said, time left."""
+    """One line over the whole run: notebooks and their cells, what was last said, time left."""
 
     def __init__(self, console: Console):
         columns = (
@@ -253,11 +297,13 @@ class _Display:
             TimeElapsedColumn(), TextColumn("left {task.fields[left]}"), TextColumn("[dim]{task.fields[said]}"),
         )  # fmt: skip
         self._console, self._progress = console, Progress(*columns, console=console, transient=True)
-        self._done, self._began, self._last_line = 0.0, time.monotonic(), 0.0
+        self._reached: dict[str, float] = {}  # how much of each notebook has run
+        self._running: dict[str, str] = {}
+        self._began, self._last_line = time.monotonic(), 0.0
 
     def __enter__(self) -> "_Display":
         self._progress.start()
-        self._task = self._progress.add_task("start", total=sum(SHARES.values()), left="?", said="")
+        self._task = self._progress.add_task("start", total=100, left="?", said="")
         return self
 
     def __exit__(self, *_) -> None:
@@ -265,14 +311,13 @@ class _Display:
 
     def skip(self, name: str) -> None:
         self._console.print(f"{name}: up to date")
-        self._done += SHARES[name]
-        self._progress.update(self._task, completed=self._done)
+        self._reached[name] = 1.0
+        self._show()
 
     def cell(self, name: str, number: int, cells: int) -> None:
-        inside = SHARES[name] * number / cells
-        self._progress.update(
-            self._task, description=f"{name} cell {number + 1}/{cells}", completed=self._done + inside, left=self._left(inside)
-        )
+        self._running[name] = f"{name} cell {number + 1}/{cells}"
+        self._reached[name] = number / cells
+        self._show()
 
     def say(self, line: str) -> None:
         room = max(20, shutil.get_terminal_size().columns - 80)
@@ -282,11 +327,20 @@ class _Display:
             self._console.print(f"{self._progress.tasks[self._task].description}: {line[:150]}")
 
     def done(self, name: str) -> None:
-        self._done += SHARES[name]
-        self._console.print(f"{name}: done after {time.monotonic() - self._began:.0f} s, left {self._left(0)}")
+        del self._running[name]
+        self._reached[name] = 1.0
+        self._show()
+        self._console.print(f"{name}: done after {time.monotonic() - self._began:.0f} s, left {self._left()}")
 
-    def _left(self, inside: float) -> str:
-        share = (self._done + inside) / sum(SHARES.values())
+    def _show(self) -> None:
+        running = " + ".join(self._running.values())
+        self._progress.update(self._task, description=running, completed=self._share() * 100, left=self._left())
+
+    def _share(self) -> float:
+        return sum(SHARES[name] * reached for name, reached in self._reached.items()) / sum(SHARES.values())
+
+    def _left(self) -> str:
+        share = self._share()
         if share < 0.02:
             return "?"
         seconds = (time.monotonic() - self._began) * (1 - share) / share

@@ -147,7 +147,7 @@ def test_the_summary_names_all_that_was_promised(two_walkthroughs):
     first, _ = two_walkthroughs
     summary = json.loads((first / "summary.json").read_text())
     assert set(summary["notebooks"]) == set(notebook.NAMES)
-    assert summary["seconds"] == pytest.approx(sum(summary["notebooks"].values()), abs=0.5)
+    assert max(summary["notebooks"].values()) < summary["seconds"] <= sum(summary["notebooks"].values()) + 0.5
     assert 0 < summary["peak_rss_gb"] < 4
     for name in vars(TINY_NAMES).values():
         assert set(summary["bits_per_byte"][name]) == {"ko", "en"}

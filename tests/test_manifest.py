@@ -378,6 +378,20 @@ def package(tmp_path, monkeypatch):
     return root
 
 
+def test_the_journal_names_what_was_made_and_what_was_up_to_date_but_not_what_failed(tmp_path, monkeypatch):
+    def fails(partial):
+        raise ValueError
+
+    build(tmp_path / "before")
+    monkeypatch.setenv(manifest.JOURNAL, str(tmp_path / "journal"))
+    monkeypatch.chdir(tmp_path)
+    build("made")
+    build(tmp_path / "before", not_again)
+    with pytest.raises(ValueError):
+        build(tmp_path / "failed", fails)
+    assert (tmp_path / "journal").read_text().splitlines() == [str((tmp_path / name).resolve()) for name in ("made", "before")]
+
+
 @pytest.mark.parametrize(("old", "new"), [("  # sum", "  # total"), ('"""Doc."""', '"""Other words."""'), ("\n\n\nclass", "\n\n\n\nclass")])
 def test_the_code_fingerprint_does_not_see_comments_docstrings_and_layout(package, old, new):
     before = manifest.code_fingerprint("openko.a")

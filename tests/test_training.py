@@ -17,8 +17,8 @@ from openko.errors import InputError
 from openko.profiles import MeshShape, StepConfig, Training
 from openko.training import sharding
 from openko.training.loss import cross_entropy
-from openko.training.optimizer import apply_updates, learning_rate, make_optimizer, round_stochastically
-from openko.training.step import abstract_batch, abstract_state, compile_step, make_step, new_state
+from openko.training.optimizer import apply_updates, learning_rate, learning_rates, make_optimizer, round_stochastically
+from openko.training.step import abstract_batch, abstract_state, compile_step, lower_step, make_step, new_state
 
 TRAINING = Training(
     steps=20, batch_size=8, sequence_length=32, peak_learning_rate=3e-3, final_learning_rate=3e-4, warmup_steps=2, clip_norm=0.5
@@ -52,8 +52,8 @@ def run_steps(config, parameters, count, mesh_shape=ONE_DEVICE, step=STEP, train
     parameters = jax.tree.map(jnp.copy, parameters)  # the step reuses the memory of the state that it is given
     state = place(new_state(parameters, training, step), abstract_state(config, training, step, mesh))
     losses = []
-    for number in range(count):
-        state, metrics = compiled(state, place(batches(config, number), abstract_batch(training, mesh)))
+    for number, rate in enumerate(learning_rates(training)[:count]):
+        state, metrics = compiled(state, place(batches(config, number), abstract_batch(training, mesh)), rate)
         losses.append(float(metrics["loss"]))
     return state, losses
 
@@ -89,7 +89,7 @@ def test_steps_equal_transformers_with_torch_adamw(tmp_path, tied):
     for number in range(3):
         batch = {k: torch.tensor(v.copy()) for k, v in make_batch(config, number).items()}
         for group in optimizer.param_groups:
-            group["lr"] = float(learning_rate(TRAINING)(number))
+            group["lr"] = float(learning_rates(TRAINING)[number])
         logits = model(batch["tokens"].long()).logits
         each = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten().long(), reduction="none")
         loss = (each * batch["weights"].flatten()).sum() / batch["weights"].sum()
@@ -239,27 +239,39 @@ def test_every_number_of_the_optimizer_changes_what_is_learned(changes):
         optimizer = make_optimizer(training, "float32")
         weights = {"w": jnp.linspace(-1, 1, 8)}
         state = optimizer.init(weights)
-        for number in range(4):
+        for number, rate in enumerate(learning_rates(training)[:4]):
             updates, state = optimizer.update({"w": jnp.sin(jnp.arange(8.0) + number) * 0.3**number}, state, weights)
-            weights = optax.apply_updates(weights, updates)
+            weights = {"w": weights["w"] - rate * updates["w"]}
         return weights["w"]
 
     other = dataclasses.replace(TRAINING, **changes)
     assert float(jnp.abs(after_four_steps(TRAINING) - after_four_steps(other)).max()) > 1e-6
 
 
-def test_losses_by_source_are_means_over_their_own_tokens(config):
+def test_the_losses_of_rows_are_sums_over_their_own_tokens(config):
     mesh, batch = sharding.make_mesh(ONE_DEVICE), make_batch(config)
     batch["source"][:] = [0, 2, 0, 0, 2, 2, 0, 0]
-    step = jax.jit(make_step(config, TRAINING, STEP, mesh, sources=3))
-    _, metrics = step(new_state(lively_parameters(config), TRAINING, STEP), batch)
-    tokens, losses = metrics["source_tokens"], metrics["source_losses"]
-    np.testing.assert_array_equal(tokens, [batch["weights"][batch["source"] == s].sum() for s in range(3)])
-    assert tokens[1] == losses[1] == 0
-    np.testing.assert_allclose((tokens * losses).sum() / tokens.sum(), metrics["loss"], rtol=1e-6)
-    only_two = batch | {"weights": batch["weights"] * (batch["source"] == 2)[:, None]}
-    _, of_two = step(new_state(lively_parameters(config), TRAINING, STEP), only_two)
-    np.testing.assert_allclose(losses[2], of_two["loss"], rtol=1e-6)
+    batch["weights"][3] = 0
+    step = jax.jit(make_step(config, TRAINING, STEP, mesh))
+    _, metrics = step(new_state(lively_parameters(config), TRAINING, STEP), batch, 1e-3)
+    tokens, losses = metrics["row_tokens"], metrics["row_losses"]
+    np.testing.assert_array_equal(metrics["source"], batch["source"])
+    np.testing.assert_array_equal(tokens, batch["weights"].sum(axis=1))
+    assert tokens[3] == losses[3] == 0
+    np.testing.assert_allclose(losses.sum() / tokens.sum(), metrics["loss"], rtol=1e-6)
+    only_one = batch | {"weights": batch["weights"] * (np.arange(8) == 5)[:, None]}
+    _, of_one = step(new_state(lively_parameters(config), TRAINING, STEP), only_one, 1e-3)
+    np.testing.assert_allclose(losses[5] / tokens[5], of_one["loss"], rtol=1e-6)
+
+
+def test_one_program_serves_every_schedule_and_seed(config):
+    """Compiling takes seconds to minutes: what differs between a model and the next must not be in the program."""
+    mesh = sharding.make_mesh(ONE_DEVICE)
+    other = dataclasses.replace(
+        TRAINING, steps=99, warmup_steps=9, peak_learning_rate=1.0, final_learning_rate=0.5, initial_learning_rate=0.1,
+        schedule="wsd", decay_steps=7, seed=5,
+    )  # fmt: skip
+    assert lower_step(config, TRAINING, STEP, mesh).as_text() == lower_step(config, other, STEP, mesh).as_text()
 
 
 def test_adafactor_keeps_rows_and_columns_instead_of_moments():
@@ -350,8 +362,10 @@ def test_all_bf16_trains(config):
     ({"warmup_steps": 0}, {0: 3e-3, 20: 3e-4}),
 ], ids=str)  # fmt: skip
 def test_the_learning_rate_at_steps_worked_out_by_hand(changes, at):
-    schedule = learning_rate(dataclasses.replace(TRAINING, **changes))
+    training = dataclasses.replace(TRAINING, **changes)
+    schedule = learning_rate(training)
     np.testing.assert_allclose([schedule(step) for step in at], list(at.values()), rtol=1e-6)
+    np.testing.assert_allclose(learning_rates(training), [schedule(step) for step in range(training.steps)], rtol=1e-6)
 
 
 @pytest.mark.parametrize(("changes", "said"), [

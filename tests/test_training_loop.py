@@ -323,9 +323,9 @@ def test_a_loss_that_is_no_number_stops_and_names_the_last_good_checkpoint(train
     def poisoned(*arguments):
         step = compile_step(*arguments)
 
-        def run(state, batch):
+        def run(state, batch, rate):
             poison = int(state.step) == 3
-            state, values = step(state, batch)
+            state, values = step(state, batch, rate)
             return state, values | ({"loss": np.float32("nan")} if poison else {})
 
         return run

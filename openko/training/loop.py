@@ -15,6 +15,7 @@ from openko.training import checkpoints, hosts, measure, stopping
 from openko.training.checkpoints import Checkpoints
 from openko.training.data import batches, local_rows, place
 from openko.training.metrics import Metrics, read
+from openko.training.optimizer import learning_rates
 from openko.training.pages import compute_in_line, keep_freed_memory
 from openko.training.plan import Plan, make_plan
 from openko.training.sharding import make_mesh
@@ -120,7 +121,7 @@ class _Run:
             self.say(f"{plan.out.name}: loading {self.save_bytes / 1e9:.0f} GB of weights and moments, then compiling the step: minutes")
         with Checkpoints(plan.checkpoint_dir, plan.profile.saving, plan.run(), local=plan.beside, say=self.say) as saved:
             state, lines = saved.restore(self.where) or (self._first_state(), [])
-            step = compile_step(plan.config, training, plan.profile.step, self.mesh, len(plan.data))
+            step, rates = compile_step(plan.config, training, plan.profile.step, self.mesh), learning_rates(training)
             first, mine = int(state.step), local_rows(self.batch_like)
             rows = batches(plan.data, training, vocab_size=plan.config.vocab_size, first_step=first, mine=mine)
             with self._metrics(partial, lines) as record, self.stop:
@@ -128,10 +129,11 @@ class _Run:
                 # at every step, and so do wait for it.)
                 pending = None
                 for number, batch in enumerate(rows, start=first + 1):
-                    state, values = step(state, place(batch, self.batch_like, mine))
+                    rate = rates[number - 1]
+                    state, values = step(state, place(batch, self.batch_like, mine), rate)
                     if pending:
                         self._report(record, saved, *pending)
-                    pending = (number, values)
+                    pending = (number, rate, values)
                     save_seconds = saved.seconds_to_save or self.save_bytes / SAVE_BYTES_PER_SECOND
                     why = self.stop.reason(step_seconds=2 * record.step_seconds + self.measure_seconds, save_seconds=save_seconds)
                     why, due = hosts.agree(why, int(saved.is_due(number)))
@@ -158,7 +160,7 @@ class _Run:
                     self.say(problem)
         return state
 
-    def _report(self, record: Metrics, saved: Checkpoints, number: int, values: dict, measured: dict | None = None) -> None:
+    def _report(self, record: Metrics, saved: Checkpoints, number: int, rate: float, values: dict, measured: dict | None = None) -> None:
         """Write down step `number`, with the bits per byte of its parameters if they are given."""
         values = jax.device_get(values)
         loss, norm = float(values["loss"]), float(values["gradient_norm"])
@@ -169,10 +171,10 @@ class _Run:
                 f"{self.plan.out.name}: the loss is {loss} and the gradient's norm {norm} at step {number}; {kept}. "
                 "Lower peak_learning_rate or look at the data, then run again"
             )
-        line = {"loss": loss, "gradient_norm": norm, "learning_rate": float(values["learning_rate"])}
+        line = {"loss": loss, "gradient_norm": norm, "learning_rate": float(rate)}
         if len(self.plan.data) > 1:
-            by_source = zip(self.plan.sources, values["source_losses"], values["source_tokens"], strict=True)
-            line |= {f"loss/{name}": float(source_loss) for name, source_loss, tokens in by_source if tokens}
+            losses, tokens = (np.bincount(values["source"], values[name], len(self.plan.data)) for name in ("row_losses", "row_tokens"))
+            line |= {f"loss/{name}": float(losses[n] / tokens[n]) for n, name in enumerate(self.plan.sources) if tokens[n]}
         if measured is not None:
             record.pause()
             began = time.monotonic()

@@ -2,8 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from openko.profiles import Training
 
@@ -26,8 +27,16 @@ def learning_rate(training: Training) -> optax.Schedule:
     )
 
 
+def learning_rates(training: Training) -> Float[np.ndarray, " steps"]:
+    """fp32, of all steps of a run."""
+    return np.asarray(jax.jit(jax.vmap(learning_rate(training)))(jnp.arange(training.steps)), np.float32)
+
+
 def make_optimizer(training: Training, moment_dtype) -> optax.GradientTransformation:
-    """Clipping by global norm, AdamW or Adafactor. Norm weights are not decayed: pulling a gain to 0 regularises nothing."""
+    """Clipping by global norm, AdamW or Adafactor. Weights become weights − learning rate × update: the rate is not in here.
+
+    Norm weights are not decayed: pulling a gain to 0 regularises nothing.
+    """
     t = training
 
     def decayed(parameters):
@@ -44,7 +53,6 @@ def make_optimizer(training: Training, moment_dtype) -> optax.GradientTransforma
         optax.clip_by_global_norm(t.clip_norm),
         *scaling,
         optax.add_decayed_weights(t.weight_decay, mask=decayed),
-        optax.scale_by_learning_rate(learning_rate(t)),
     )
 
 

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from openko import llama
 from openko.errors import InputError
 from openko.profiles import LlamaConfig, StepConfig, Training
 from openko.training.loss import cross_entropy
-from openko.training.optimizer import apply_updates, learning_rate, make_optimizer
+from openko.training.optimizer import apply_updates, make_optimizer
 from openko.training.sharding import attention_for, constrainer, place, place_tree
 
 # On CPU, XLA orders the work so that as much as possible could run at once. One product here keeps all cores busy, and the order
@@ -71,14 +71,14 @@ def abstract_batch(training: Training, mesh: Mesh) -> dict:
     return batch | {"source": jax.ShapeDtypeStruct(shape[:1], jnp.int32, sharding=place(mesh, ("batch",)))}
 
 
-def make_step(config: LlamaConfig, training: Training, step: StepConfig, mesh: Mesh, sources: int = 1) -> Callable:
-    """(state, batch) -> (state, metrics).
+def make_step(config: LlamaConfig, training: Training, step: StepConfig, mesh: Mesh) -> Callable:
+    """(state, batch, learning rate) -> (state, metrics).
 
-    metrics, fp32: loss (nats per target token), gradient_norm (before clipping), learning_rate, and for each of the
-    `sources` of the mixture source_losses (nats per target token; 0 where the batch has none) and source_tokens.
+    The rate is an fp32 scalar, one of optimizer.learning_rates: as an input, so that one program serves all schedules.
+    metrics, fp32: loss (nats per target token), gradient_norm (before clipping), and for each row of the batch its
+    row_losses (nats, the sum over its targets), row_tokens (targets) and source (int32).
     """
     optimizer = make_optimizer(training, step.moment_dtype)
-    schedule = learning_rate(training)
     attend, constrain = attention_for(mesh, step), constrainer(mesh)
 
     def objective(parameters, batch, tokens):
@@ -95,21 +95,21 @@ def make_step(config: LlamaConfig, training: Training, step: StepConfig, mesh: M
 
     gradient = in_parts(jax.grad(objective, has_aux=True), training.accumulate, constrain)
 
-    def train_step(state: TrainState, batch: dict):
-        tokens = jnp.maximum(jnp.sum(batch["weights"]), 1.0)
+    def train_step(state: TrainState, batch: dict, learning_rate: Float[Array, ""]):
+        row_tokens = jnp.sum(batch["weights"], axis=1)
+        tokens = jnp.maximum(jnp.sum(row_tokens), 1.0)
         gradients, rows = gradient(state.parameters, batch, tokens)
         updates, moments = optimizer.update(gradients, state.optimizer, state.parameters)
+        updates = jax.tree.map(lambda update: -learning_rate * update, updates)
         # The rounding noise depends on (seed, step) alone, so that a resumed run repeats it.
         key = jax.random.fold_in(jax.random.key(training.seed), state.step)
         parameters = apply_updates(state.parameters, updates, key)
-        by_source = functools.partial(jax.ops.segment_sum, segment_ids=batch["source"], num_segments=sources)
-        source_tokens = by_source(jnp.sum(batch["weights"], axis=1))
         metrics = {
             "loss": jnp.sum(rows) / tokens,
             "gradient_norm": optax.tree_utils.tree_norm(gradients).astype(jnp.float32),
-            "learning_rate": schedule(state.step),
-            "source_losses": by_source(rows) / jnp.maximum(source_tokens, 1.0),
-            "source_tokens": source_tokens,
+            "row_losses": rows,
+            "row_tokens": row_tokens,
+            "source": batch["source"],
         }
         return TrainState(state.step + 1, parameters, moments), metrics
 
@@ -141,16 +141,16 @@ def in_parts(gradient: Callable, parts: int, constrain: Callable) -> Callable:
 
 
 @functools.lru_cache(maxsize=1)  # two runs of one shape and schedule in a session (a model and its control) share it
-def compile_step(config: LlamaConfig, training: Training, step: StepConfig, mesh: Mesh, sources: int = 1) -> jax.stages.Compiled:
+def compile_step(config: LlamaConfig, training: Training, step: StepConfig, mesh: Mesh) -> jax.stages.Compiled:
     """The step, compiled for the mesh's devices; the state's memory is reused for the new state."""
     options = COMPILER_OPTIONS.get(mesh.devices.flat[0].platform)
-    return lower_step(config, training, step, mesh, sources).compile(compiler_options=options)
+    return lower_step(config, training, step, mesh).compile(compiler_options=options)
 
 
-def lower_step(config: LlamaConfig, training: Training, step: StepConfig, mesh: Mesh, sources: int = 1) -> jax.stages.Lowered:
+def lower_step(config: LlamaConfig, training: Training, step: StepConfig, mesh: Mesh) -> jax.stages.Lowered:
     """The step as StableHLO, before a compiler has seen it."""
     state, batch = abstract_state(config, training, step, mesh), abstract_batch(training, mesh)
     where = jax.tree.map(lambda x: x.sharding, state)
     everywhere = NamedSharding(mesh, PartitionSpec())
-    jitted = jax.jit(make_step(config, training, step, mesh, sources), donate_argnums=0, out_shardings=(where, everywhere))
-    return jitted.lower(state, batch)
+    jitted = jax.jit(make_step(config, training, step, mesh), donate_argnums=0, out_shardings=(where, everywhere))
+    return jitted.lower(state, batch, jax.ShapeDtypeStruct((), jnp.float32, sharding=everywhere))

@@ -1,0 +1,75 @@
+"""openko.walkthrough: notebooks run when what they need is there, two at once where they may, and an error ends all."""
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+
+from openko import manifest, notebook, walkthrough
+
+
+def needed(name):
+    """All notebooks that must have run before."""
+    return {n for direct in walkthrough.NEEDS[name] for n in {direct} | needed(direct)}
+
+
+@pytest.mark.parametrize("name", notebook.NAMES)
+def test_what_a_notebook_reads_is_what_it_needs(name):
+    cells = json.loads((notebook.ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    assert set(re.findall(rf"""["']({"|".join(notebook.NAMES)})["']""", code)) - {name} <= needed(name)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_every_notebook_runs_once_after_what_it_needs_and_no_more_together_than_allowed(at_once):
+    begun, ended, together, lock = [], set(), [], threading.Lock()
+
+    def run(name):
+        with lock:
+            assert ended >= needed(name)
+            begun.append(name)
+            together.append(len(begun) - len(ended))
+        time.sleep(0.02)
+        with lock:
+            ended.add(name)
+
+    walkthrough._in_order(run, at_once)
+    assert sorted(begun) == sorted(notebook.NAMES) and max(together) == at_once
+
+
+def test_the_first_error_ends_the_kernels_of_other_notebooks_and_no_other_process(tmp_path, monkeypatch):
+    def sleeper():
+        return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+
+    ours = sleeper()
+    monkeypatch.setenv(manifest.JOURNAL, str(tmp_path / "made"))
+    begun = []
+
+    def run(name):
+        begun.append(name)
+        if name == "04_rope":
+            sleeper().wait()
+        if name == "05_chat_vector":
+            while not list(walkthrough._kernels()):
+                time.sleep(0.01)
+            raise ValueError("it broke")
+
+    try:
+        with pytest.raises(ValueError, match="it broke"):
+            walkthrough._in_order(run, 2)
+        assert set(begun) == {"01_tokenizers", "02_corpus", "03_pretraining", "04_rope", "05_chat_vector"}
+        assert ours.poll() is None and psutil.Process(ours.pid).is_running() and not list(walkthrough._kernels())
+    finally:
+        ours.kill()
+        ours.wait()
+
+
+def test_seconds_in_which_two_notebooks_ran_count_once():
+    state = {"a": {"began": 100.0, "seconds": 10.0}, "b": {"began": 105.0, "seconds": 2.0}, "c": {"began": 108.0, "seconds": 5.0}}
+    assert walkthrough._busy(state) == pytest.approx(13.0)
+    assert walkthrough._busy(state | {"d": {"began": 200.0, "seconds": 1.0}}) == pytest.approx(14.0)
