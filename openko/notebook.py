@@ -152,6 +152,7 @@ def start(notebook: str, namespace: dict) -> Run:
     # What one notebook compiled, another finds there, and so does the same one when it is run again.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str((out / ".cache" / "jax").absolute()))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30))  # only with a limit does jax lock it against a second notebook
     warnings.filterwarnings("ignore", message="IProgress not found")  # of libraries' progress bars, which openko does without
     namespace["_openko_started"] = True
     print(f"profile {profile.name} ({profile.hardware}) → {out}")

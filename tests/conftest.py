@@ -1,13 +1,22 @@
 """Eight fake CPU devices for the sharding tests, and small models; set before jax starts."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TPU_SKIP_MDS_QUERY"] = "1"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
+# The same programs are compiled again and again by tests that start anew, in several processes: one cache for all, new for each run.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**32)  # only with a limit does jax lock it
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
 import dataclasses
-import tempfile
 from types import SimpleNamespace
 
 import jax
@@ -17,10 +26,6 @@ import pytest
 from openko import hf_weights, llama, manifest, profiles, shards, tokenizers
 from openko.profiles import LlamaConfig, Saving, Training
 from openko.rope import Rope
-
-# The same steps are compiled again and again by tests that start a run anew.
-_compiled = tempfile.TemporaryDirectory()
-jax.config.update("jax_compilation_cache_dir", _compiled.name)
 
 
 def small_config(**changes) -> LlamaConfig:

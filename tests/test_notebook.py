@@ -24,7 +24,7 @@ def a_kernel_of_its_own(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name in ("JAX_PLATFORMS", "TPU_SKIP_MDS_QUERY"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
-    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "JAX_COMPILATION_CACHE_MAX_SIZE"):
         monkeypatch.setenv(name, "known to be undone")
         monkeypatch.delenv(name)
 

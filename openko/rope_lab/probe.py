@@ -83,15 +83,18 @@ def _train(config: LlamaConfig, tokenizer: tokenizers.Tokenizer, steps: int, ran
         updates, state = optimizer.update(gradient, state, parameters)
         return optax.apply_updates(parameters, updates), state, of_copies
 
-    state, said, started = optimizer.init(parameters), time.monotonic(), time.monotonic()
+    state = optimizer.init(parameters)
     for number in range(steps):
         # Rows begin in the middle of a text, as windows do: some copies have their original before the row.
         rows = [text(random, max(DISTANCES) + CONTEXT + 1) for _ in range(BATCH)]
         tokens = np.array(tokenizer.encode_batch([row[max(DISTANCES) :] for row, _ in rows]), np.int32)
         parameters, state, now = step(parameters, state, tokens, np.stack([copied[max(DISTANCES) + 1 :] for _, copied in rows]))
-        if time.monotonic() - said > 5:
-            loss_now = float(now)  # waits for the step
+        if number == 0:
+            float(now)  # waits for the step; the first one is mostly compiling
+            said = started = time.monotonic()
+        elif time.monotonic() - said > 5:
+            loss_now = float(now)
             said = time.monotonic()
-            left = (said - started) / (number + 1) * (steps - number - 1)
+            left = (said - started) / number * (steps - number - 1)
             say(f"probe: step {number + 1} of {steps}, copies at {loss_now:.2f} nats, {left:.0f} s left")
     return parameters, float(now)
