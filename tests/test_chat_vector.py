@@ -835,11 +835,14 @@ def test_other_settings_do_not_go_on_from_there(tmp_path, merge, three, counted)
 
 
 def test_an_interrupt_leaves_it_to_go_on(tmp_path, merge, three, counted, monkeypatch):
-    real = streaming.Journal.add
+    real, told = streaming.Journal.add, threading.Event()
 
     def interrupted(journal, name, done):
         real(journal, name, done)
+        if told.is_set():
+            time.sleep(0.2)  # the other thread must not be through before it is stopped
         if "layers.1.mlp.down" in name:
+            told.set()
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
