@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import nbformat
-from nbconvert import HTMLExporter
 
 STYLE = """body{font:16px/1.6 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222}
 .wide{overflow-x:auto}td code{white-space:nowrap}
@@ -21,6 +20,8 @@ def write_notebook(out: Path, name: str) -> None:
     executed, final = out / "notebooks" / f"{name}.ipynb", out / "html" / f"{name}.html"
     if final.is_file() and final.stat().st_mtime >= executed.stat().st_mtime:
         return
+    from nbconvert import HTMLExporter  # half a second, which the first notebook need not wait for
+
     final.parent.mkdir(exist_ok=True)
     content = nbformat.read(executed, as_version=4)
     body, _ = HTMLExporter(template_name="lab").from_notebook_node(content, {"metadata": {"name": _title(content.cells[0].source)}})

@@ -1,6 +1,7 @@
 """English prose of the running Python: its language reference (pydoc) and its long docstrings."""
 
 import ast
+import os
 import pydoc_data.topics
 import sysconfig
 from collections import deque
@@ -25,13 +26,17 @@ def read_reference(piece: Piece, source: Source, data: Path) -> Iterator[Text]:
 def read_docstrings(piece: Piece, source: Source, data: Path) -> Iterator[Text]:
     """A document for each module: its docstrings, and those of what is in it."""
     library = Path(sysconfig.get_path("stdlib"))
-    for path in sorted(library.rglob("*.py")):
+    for path in sorted(_modules(library)):
         inside = path.relative_to(library)
-        if NO_PROSE & set(inside.parts):
-            continue
         text = "\n\n\n".join(d for d in _docstrings(path) if len(d) > SHORTEST)
         if text:
             yield Text(text, inside.as_posix(), inside.with_suffix("").as_posix())
+
+
+def _modules(library: Path) -> Iterator[Path]:
+    for directory, folders, files in os.walk(library):
+        folders[:] = set(folders) - NO_PROSE  # site-packages may hold ten thousand files
+        yield from (Path(directory, name) for name in files if name.endswith(".py"))
 
 
 def _docstrings(path: Path) -> Iterator[str]:
