@@ -103,15 +103,16 @@ def _in_order(run: Callable[[str], None], at_once: int) -> None:
                 for name in [n for n in waiting if done.issuperset(NEEDS[n])][: at_once - len(running)]:
                     waiting.remove(name)
                     running[pool.submit(run, name)] = name
-                for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                # Not without end: an interrupt that another thread receives is seen when this one wakes.
+                for ended in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
                     ended.result()
                     done.add(running.pop(ended))
         except BaseException:
-            ended = set()
+            told = set()
             while wait(running, timeout=0.2).not_done:
-                for kernel in set(_kernels()) - ended:
+                for kernel in set(_kernels()) - told:
                     kernel.terminate()  # a training run saves its state at that
-                    ended.add(kernel)
+                    told.add(kernel)
             raise
 
 
