@@ -7,6 +7,7 @@ the openko modules it imports, its parameters, and those of the notebooks that i
 import contextlib
 import json
 import logging
+import math
 import os
 import shutil
 import threading
@@ -40,7 +41,7 @@ SHARES = {
     "01_tokenizers": 3, "02_corpus": 1, "03_pretraining": 60, "04_rope": 18, "05_chat_vector": 18, "06_samples": 1, "07_evaluation": 4,
     "08_koen": 30,
 }  # fmt: skip
-SAVE_EVERY = 10.0  # seconds
+SAVE_EVERY, TELL_EVERY = 10.0, 3.0  # seconds between two looks at a notebook that runs, and between two requests to end
 
 
 def walkthrough(profile_name: str, out: Path, *, console: Console | None = None) -> dict:
@@ -108,11 +109,12 @@ def _in_order(run: Callable[[str], None], at_once: int) -> None:
                     ended.result()
                     done.add(running.pop(ended))
         except BaseException:
-            told = set()
+            told: dict[psutil.Process, float] = {}
             while wait(running, timeout=0.2).not_done:
-                for kernel in set(_kernels()) - told:
-                    kernel.terminate()  # a training run saves its state at that
-                    told.add(kernel)
+                for kernel in _kernels():
+                    if time.monotonic() - told.get(kernel, -math.inf) > TELL_EVERY:
+                        kernel.terminate()  # training saves its state and stops; at its last step it does not stop, hence again
+                        told[kernel] = time.monotonic()
             raise
 
 

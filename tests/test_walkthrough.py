@@ -44,19 +44,24 @@ def test_every_notebook_runs_once_after_what_it_needs_and_no_more_together_than_
 
 def test_the_first_error_ends_the_kernels_of_other_notebooks_and_no_other_process(tmp_path, monkeypatch):
     def sleeper():
-        return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        code = "import signal, time; signal.signal(15, lambda *_: signal.signal(15, signal.SIG_DFL)); print(flush=True); time.sleep(60)"
+        started = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        started.stdout.readline()  # from here on it does not heed the first request, as a training run at its last step
+        ready.set()
+        return started
 
+    ready, begun = threading.Event(), []
     ours = sleeper()
+    ready.clear()
+    monkeypatch.setattr(walkthrough, "TELL_EVERY", 0.5)
     monkeypatch.setenv(manifest.JOURNAL, str(tmp_path / "made"))
-    begun = []
 
     def run(name):
         begun.append(name)
         if name == "04_rope":
             sleeper().wait()
         if name == "05_chat_vector":
-            while not list(walkthrough._kernels()):
-                time.sleep(0.01)
+            ready.wait()
             raise ValueError("it broke")
 
     try:
