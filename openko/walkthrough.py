@@ -36,10 +36,10 @@ NEEDS = {
 }  # fmt: skip
 # Most notebooks keep one core busy: on CPU two run side by side where neither needs the other. An accelerator serves one.
 AT_ONCE = {"cpu": 2}
-# Share of the whole that each notebook takes in profile laptop; only the display's "time left" depends on it.
+# What each notebook adds to the whole of profile laptop, in seconds; only the display's "time left" depends on it.
 SHARES = {
-    "01_tokenizers": 3, "02_corpus": 1, "03_pretraining": 60, "04_rope": 18, "05_chat_vector": 18, "06_samples": 1, "07_evaluation": 4,
-    "08_koen": 30,
+    "01_tokenizers": 14, "02_corpus": 8, "03_pretraining": 261, "04_rope": 45, "05_chat_vector": 60, "06_samples": 4,
+    "07_evaluation": 23, "08_koen": 196,
 }  # fmt: skip
 SAVE_EVERY, TELL_EVERY = 10.0, 3.0  # seconds between two looks at a notebook that runs, and between two requests to end
 
