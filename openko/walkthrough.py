@@ -165,8 +165,14 @@ def _execute(name: str, profile_name: str, out: Path, display: "_Display") -> di
     collapse_carriage_returns(finished.cells)
     nbformat.write(finished, unfinished)
     os.replace(unfinished, final)
-    made = {Path(line) for line in journal.read_text(encoding="utf-8").splitlines()} if journal.exists() else ()
-    return {d.relative_to(out.resolve()).as_posix(): manifest.read(d).content for d in sorted(made) if d.is_relative_to(out.resolve())}
+    return _made(journal, out.resolve())
+
+
+def _made(journal: Path, out: Path) -> dict[str, str]:
+    """{directory below out: content} of what a journal names and is still there."""
+    named = {Path(line) for line in journal.read_text(encoding="utf-8").splitlines()} if journal.exists() else set()
+    there = sorted(d for d in named if d.is_relative_to(out) and (d / manifest.NAME).is_file())
+    return {d.relative_to(out).as_posix(): manifest.read(d).content for d in there}
 
 
 def _engine(name: str, display: "_Display", journal: Path) -> type[NBClientEngine]:

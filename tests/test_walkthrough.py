@@ -78,3 +78,15 @@ def test_seconds_in_which_two_notebooks_ran_count_once():
     state = {"a": {"began": 100.0, "seconds": 10.0}, "b": {"began": 105.0, "seconds": 2.0}, "c": {"began": 108.0, "seconds": 5.0}}
     assert walkthrough._busy(state) == pytest.approx(13.0)
     assert walkthrough._busy(state | {"d": {"began": 200.0, "seconds": 1.0}}) == pytest.approx(14.0)
+
+
+def test_of_the_journal_only_what_is_still_there_below_the_run_is_kept(tmp_path, monkeypatch):
+    journal, out = tmp_path / "journal", tmp_path / "out"
+    assert walkthrough._made(journal, out) == {}
+    monkeypatch.setenv(manifest.JOURNAL, str(journal))
+    for place in (out / "models" / "a", out / "models" / "gone", tmp_path / "elsewhere"):
+        kept = manifest.build(
+            place, kind="k", recipe={}, inputs={}, module="openko.errors", make=lambda partial: None, say=lambda line: None
+        )
+    (out / "models" / "gone" / manifest.NAME).unlink()
+    assert walkthrough._made(journal, out) == {"models/a": kept.content}
