@@ -85,10 +85,15 @@ def file_hash(path: Path, algorithm: str = "sha256") -> str:
 
 
 def write_json(path: Path, value) -> None:
+    """As `write_text`, in lines that a person can read."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Through a temporary name, so that a reader never meets half a file."""
     path = Path(path)
     temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 

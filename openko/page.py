@@ -2,10 +2,11 @@
 
 import html
 import json
-import os
 from pathlib import Path
 
 import nbformat
+
+from openko import manifest
 
 STYLE = """body{font:16px/1.6 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222}
 .wide{overflow-x:auto}td code{white-space:nowrap}
@@ -25,9 +26,7 @@ def write_notebook(out: Path, name: str) -> None:
     final.parent.mkdir(exist_ok=True)
     content = nbformat.read(executed, as_version=4)
     body, _ = HTMLExporter(template_name="lab").from_notebook_node(content, {"metadata": {"name": _title(content.cells[0].source)}})
-    unfinished = final.with_suffix(".part")
-    unfinished.write_text(body, encoding="utf-8")
-    os.replace(unfinished, final)
+    manifest.write_text(final, body)
 
 
 def write_index(out: Path, summary: dict) -> None:
@@ -36,7 +35,7 @@ def write_index(out: Path, summary: dict) -> None:
     for path in sorted((out / "notebooks").glob("[0-9]*.ipynb")):
         if (out / "html" / f"{path.stem}.html").is_file():
             titles[path.stem] = _title("".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"]))
-    (out / "index.html").write_text(_index(out, summary, titles), encoding="utf-8")
+    manifest.write_text(out / "index.html", _index(out, summary, titles))
 
 
 def _title(heading: str) -> str:

@@ -15,7 +15,7 @@ from conftest import lively_parameters, small_config
 from openko import attention, hf_weights, llama, profiles
 from openko.errors import InputError
 from openko.profiles import MeshShape, StepConfig, Training
-from openko.training import sharding
+from openko.training import loop, sharding
 from openko.training.loss import cross_entropy
 from openko.training.optimizer import apply_updates, learning_rate, learning_rates, make_optimizer, round_stochastically
 from openko.training.step import abstract_batch, abstract_state, compile_step, lower_step, make_step, new_state
@@ -262,6 +262,21 @@ def test_the_losses_of_rows_are_sums_over_their_own_tokens(config):
     only_one = batch | {"weights": batch["weights"] * (np.arange(8) == 5)[:, None]}
     _, of_one = step(new_state(lively_parameters(config), TRAINING, STEP), only_one, 1e-3)
     np.testing.assert_allclose(losses[5] / tokens[5], of_one["loss"], rtol=1e-6)
+
+
+def test_losses_by_source_are_means_over_their_own_tokens(config):
+    mesh, batch = sharding.make_mesh(ONE_DEVICE), make_batch(config)
+    batch["source"][:] = [0, 2, 0, 0, 2, 2, 0, 0]
+    step = jax.jit(make_step(config, TRAINING, STEP, mesh))
+    _, metrics = step(new_state(lively_parameters(config), TRAINING, STEP), batch, 1e-3)
+    losses = loop._losses_by_source(metrics, ["a", "b", "c"])
+    assert set(losses) == {"a", "c"}  # of b there is no row
+    tokens = [batch["weights"][batch["source"] == s].sum() for s in (0, 2)]
+    np.testing.assert_allclose(np.dot(tokens, [losses["a"], losses["c"]]) / sum(tokens), metrics["loss"], rtol=1e-6)
+    only_two = batch | {"weights": batch["weights"] * (batch["source"] == 2)[:, None]}
+    _, of_two = step(new_state(lively_parameters(config), TRAINING, STEP), only_two, 1e-3)
+    np.testing.assert_allclose(losses["c"], of_two["loss"], rtol=1e-6)
+    assert set(loop._losses_by_source(of_two, ["a", "b", "c"])) == {"c"}
 
 
 def test_one_program_serves_every_schedule_and_seed(config):

@@ -102,7 +102,7 @@ def write(corpus: Path, out: Path | None = None, shards: list[Path] = ()) -> Pat
     )  # fmt: skip
     out = corpus.with_name(f"{corpus.name}.html") if out is None else Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, encoding="utf-8")
+    manifest.write_text(out, page)
     return out
 
 

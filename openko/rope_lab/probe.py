@@ -5,7 +5,6 @@ reads text of random letters in which a capital stands for a distance: after it 
 A minute of training, and nearly every copy is right; with θ a quarter off, few are.
 """
 
-import time
 from pathlib import Path
 
 import jax
@@ -15,6 +14,7 @@ import optax
 
 from openko import hf_weights, llama, manifest, tokenizers
 from openko.profiles import LlamaConfig
+from openko.progress import Progress
 from openko.rope import Rope
 
 LETTERS, CAPITALS = "abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMN"
@@ -83,18 +83,12 @@ def _train(config: LlamaConfig, tokenizer: tokenizers.Tokenizer, steps: int, ran
         updates, state = optimizer.update(gradient, state, parameters)
         return optax.apply_updates(parameters, updates), state, of_copies
 
-    state = optimizer.init(parameters)
+    state, progress = optimizer.init(parameters), Progress(say)
     for number in range(steps):
         # Rows begin in the middle of a text, as windows do: some copies have their original before the row.
         rows = [text(random, max(DISTANCES) + CONTEXT + 1) for _ in range(BATCH)]
         tokens = np.array(tokenizer.encode_batch([row[max(DISTANCES) :] for row, _ in rows]), np.int32)
         parameters, state, now = step(parameters, state, tokens, np.stack([copied[max(DISTANCES) + 1 :] for _, copied in rows]))
-        if number == 0:
-            float(now)  # waits for the step; the first one is mostly compiling
-            said = started = time.monotonic()
-        elif time.monotonic() - said > 5:
-            loss_now = float(now)
-            said = time.monotonic()
-            left = (said - started) / number * (steps - number - 1)
-            say(f"probe: step {number + 1} of {steps}, copies at {loss_now:.2f} nats, {left:.0f} s left")
+        line = f"probe: step {number + 1} of {steps}, copies at {float(now):.2f} nats"
+        progress(line, (number + 1) / steps, warming_up=number == 0)  # the first step is mostly compiling
     return parameters, float(now)

@@ -173,8 +173,7 @@ class _Run:
             )
         line = {"loss": loss, "gradient_norm": norm, "learning_rate": float(rate)}
         if len(self.plan.data) > 1:
-            losses, tokens = (np.bincount(values["source"], values[name], len(self.plan.data)) for name in ("row_losses", "row_tokens"))
-            line |= {f"loss/{name}": float(losses[n] / tokens[n]) for n, name in enumerate(self.plan.sources) if tokens[n]}
+            line |= {f"loss/{name}": loss for name, loss in _losses_by_source(values, self.plan.sources).items()}
         if measured is not None:
             record.pause()
             began = time.monotonic()
@@ -202,6 +201,12 @@ class _Run:
             return jax.jit(lambda: new_state(llama.init(plan.config, key), training, step), out_shardings=shardings)()
         _, parameters = hf_weights.load(plan.start, shardings=shardings.parameters)
         return jax.jit(lambda p: new_state(p, training, step), out_shardings=shardings)(parameters)
+
+
+def _losses_by_source(values: dict, sources: list[str]) -> dict[str, float]:
+    """{source: nats per target token}, of the sources that have targets in the batch. values: a step's metrics."""
+    losses, tokens = (np.bincount(values["source"], values[name], len(sources)) for name in ("row_losses", "row_tokens"))
+    return {name: float(losses[n] / tokens[n]) for n, name in enumerate(sources) if tokens[n]}
 
 
 def _check_room(plan: Plan) -> None:
